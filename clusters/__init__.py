@@ -1,0 +1,1 @@
+"""Where work runs: how a Ray cluster is found, started and left."""

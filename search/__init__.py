@@ -1,0 +1,1 @@
+"""How a network is trained and chosen. Imports torch and models; never Ray, never MLflow."""

@@ -1,0 +1,1 @@
+"""From folders of images to memory-mapped tiles: readers, checks, splits, windows, packs and batches."""
