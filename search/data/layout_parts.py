@@ -15,7 +15,8 @@ PROBED_MASKS = 32
 """Masks with content that are opened to learn how a data set without a class list holds its classes."""
 
 _BACKGROUND_NAMES = frozenset({"background", "_background_", "__background__", "__ignore__"})
-_TRAIN_NAMES = ("train", "training", "trainval")
+_TRAIN_NAMES = ("train", "training")
+_JOINED_LISTS = ("trainval", "train_val")
 _TEST_NAMES = ("test", "testing")
 _VAL_NAMES = ("val", "valid", "validation")
 
@@ -95,20 +96,27 @@ def split_of_roles(names_by_role: Mapping[str, Iterable[str]]) -> Split | None:
 def split_files(folder: Path) -> dict[str, dict[str, Path]]:
     """Return the split lists (*.txt) of a folder: per split name, the file of each role.
 
-    train.txt/test.txt are "given"; train_X.txt/test_X.txt and X_train.txt/X_test.txt are X. Files of other
-    names are no split.
+    train.txt/test.txt are "given"; train_X.txt/test_X.txt and X_train.txt/X_test.txt are X. trainval.txt
+    counts where there is no train.txt. Files of other names are no split.
     """
     if not folder.is_dir():
         return {}
     found: dict[str, dict[str, Path]] = defaultdict(dict)
+    joined = next(
+        (folder / f"{name}.txt" for name in _JOINED_LISTS if (folder / f"{name}.txt").exists()), None
+    )
     for path in sorted(folder.glob("*.txt")):
+        if path.stem in _JOINED_LISTS:
+            continue
         first, _, rest = path.stem.partition("_")
         before, _, last = path.stem.rpartition("_")
         if role(first):
             found[rest or "given"][str(role(first))] = path
         elif role(last):
             found[before][str(role(last))] = path
-    return dict(found)
+    if joined and "train" not in found["given"]:
+        found["given"] = {"train": joined, **{r: p for r, p in found["given"].items() if r == "test"}}
+    return {name: files for name, files in found.items() if files}
 
 
 def read_names(path: Path) -> tuple[str, ...]:

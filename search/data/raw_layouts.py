@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from search.data.datasets import DataSet, Sample
+from search.data.datasets import DataSet, Sample, Split
 from search.data.layout_parts import child, has_images, images_in, role, split_of_roles, unique_names
 
 MT_CLASSES = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
@@ -122,7 +122,8 @@ def open_dagm(root: Path) -> DataSet:
     """Return DAGM 2007 as released: a class per texture, an image without label file is free of defects."""
     folders = sorted(_folders(root, r"class\d+"), key=lambda f: int(f.name[5:]))
     classes = tuple(f.name.lower() for f in folders)
-    samples, by_role = [], {"train": [], "test": []}  # type: ignore[var-annotated]
+    samples: list[Sample] = []
+    by_role: dict[str, list[str]] = {"train": [], "test": []}
     for label, folder in enumerate(folders):
         for part in _folders(folder, "train|test"):
             labels = images_in(part / "Label") if (part / "Label").is_dir() else {}
@@ -168,7 +169,7 @@ def _dataset(
     classes: tuple[str, ...],
     samples: list[Sample],
     coding: str,
-    splits: dict | None = None,
+    splits: dict[str, Split] | None = None,
 ) -> DataSet:
     ordered = tuple(sorted(samples, key=lambda s: s.name))
     return DataSet(root.name, root, reader, classes, ordered, splits or {}, coding)

@@ -1,6 +1,7 @@
 """Opening a data set: the table of known layouts, and one function that picks the reader."""
 
 import difflib
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,8 +112,8 @@ def open_dataset(path: Path, reader: str = "auto") -> DataSet:
     name = next((name for name, candidate in asked.items() if candidate.recognises(path)), None)
     if name is None:
         raise UnknownLayoutError(_unknown(path, reader))
-    # An absolute root keeps its meaning in the worker processes, and gives "." a name.
-    dataset = READERS[name].open(path.resolve())
+    # An absolute root keeps its meaning in other processes, and gives "." a name.
+    dataset = READERS[name].open(Path(os.path.abspath(path)))
     repeated = [sample for sample, count in Counter(s.name for s in dataset.samples).items() if count > 1]
     if repeated:
         raise AmbiguousNameError(f"{path}: {repeated[0]} names more than one image")
