@@ -49,7 +49,18 @@ __all__ = [
 _PACK_SETTINGS = ("image_size", "colour", "task", "window", "stride")
 _BUILDING = ".building-"
 _ABANDONED_AFTER_S = 86400
-_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS})
+_UNWRITABLE = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.EEXIST,
+        errno.ENOTDIR,
+    }
+)
 
 
 class PackWriteError(InputError):
