@@ -1,0 +1,129 @@
+"""Find, start and leave Ray: a cluster where there is one, else Ray in this process, gone without a trace."""
+
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+# Ray reads these on import. Begun by `uv run`, it would else upload the folder and build a second
+# environment on every node; the other one keeps a warning about GPUs of CPU trials off the terminal.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Messages held back to count their repetitions would be printed when the program ends, after its result.
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+
+import ray
+
+_SOCKET_PATH_ROOM = 40
+
+
+class ClusterUnreachableError(ConnectionError):
+    """Nothing answers at the address of a cluster, or it is not one that can be joined."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a connected Ray offers.
+
+    Attributes:
+        address: HOST:PORT of the cluster joined; None where Ray was started in this process.
+        cpus: CPUs of all nodes.
+        gpus: GPUs of all nodes.
+        node_cpus: CPUs of the largest node, the most that one trial can have.
+        node_gpus: GPUs of the largest node.
+    """
+
+    address: str | None
+    cpus: int
+    gpus: int
+    node_cpus: int
+    node_gpus: int
+
+
+@contextmanager
+def connected(
+    address: str = "auto", *, dashboard: bool = False, cpus: int | None = None
+) -> Iterator[Cluster]:
+    """Join or start Ray for the time of a with-block, and leave it as it was found.
+
+    A cluster that was joined runs on. Ray started here ends with its processes, and its files go.
+
+    Args:
+        address: HOST:PORT; "auto": RAY_ADDRESS or a cluster begun with `ray start` on this machine, else
+            Ray in this process; "none": always Ray in this process.
+        dashboard: start the dashboard too, where Ray is started here. Nothing here needs it; it costs memory
+            and processes.
+        cpus: CPUs that Ray started here offers; None: those of the machine.
+
+    Raises:
+        ClusterUnreachableError: nothing answers at the address.
+    """
+    joined = None if address == "none" else find_cluster() if address == "auto" else _reachable(address)
+    if joined is not None:
+        with _quiet_init(address=joined):
+            yield _offer(joined)
+        return
+    folder = tempfile.mkdtemp(prefix="dn-", dir=_short_folder())
+    try:
+        with _quiet_init(address="local", include_dashboard=dashboard, num_cpus=cpus, _temp_dir=folder):
+            yield _offer(None)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_cluster() -> str | None:
+    """Return HOST:PORT of the cluster of RAY_ADDRESS, or of one begun with `ray start` here, else None.
+
+    Raises:
+        ClusterUnreachableError: RAY_ADDRESS is set and nothing answers there.
+    """
+    if address := os.environ.get("RAY_ADDRESS"):
+        return None if address == "local" else _reachable(address)
+    # `ray.init(address="auto")` would also join Ray that another program started for itself; this file is
+    # written by `ray start` alone. It outlives its cluster, so whether anything answers decides.
+    root = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+    try:
+        address = (root / "ray" / "ray_current_cluster").read_text().strip()
+        return _reachable(address)
+    except (OSError, ClusterUnreachableError):
+        return None
+
+
+def _reachable(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise ClusterUnreachableError(
+            f"cluster {address!r}: needed is HOST:PORT of the head node, as 10.0.0.1:6379"
+        )
+    try:
+        # Asked here, because ray.init() goes on trying for most of a minute and logs all the while.
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ClusterUnreachableError(f"cluster {address!r}: nothing answers there ({error})") from error
+    return address
+
+
+@contextmanager
+def _quiet_init(**options: object) -> Iterator[None]:
+    ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown(wait_for_processes=True)
+
+
+def _offer(address: str | None) -> Cluster:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = ([int(node.get(kind, 0)) for node in nodes] for kind in ("CPU", "GPU"))
+    return Cluster(address, sum(cpus), sum(gpus), max(cpus, default=0), max(gpus, default=0))
+
+
+def _short_folder() -> str:
+    """Return where temporary folders go, or /tmp where that is too long for Ray's sockets (107 bytes)."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= _SOCKET_PATH_ROOM else "/tmp"

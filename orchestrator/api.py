@@ -1,0 +1,293 @@
+"""What the commands do, as functions: one per command, used by the command line itself.
+
+from orchestrator import api
+result = api.search(data=["../KSDD"], budget="smoke", seeds=2)
+result.best.metrics["iou"]
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from orchestrator.attempt import RUN_TRIAL
+from orchestrator.config import Layer, data_sets_layer, file_layer, resolve, set_layer
+from orchestrator.launch import Launch
+from orchestrator.live import Watch
+from orchestrator.pipeline import launch_of, launch_run, override, run_trials
+from orchestrator.pipeline import tracking_uri as resolved_tracking_uri
+from orchestrator.report import RunResult, result_of, results_in
+from orchestrator.runs import find_run
+from search.errors import InputError
+
+RUNS = Path("runs")
+
+
+class NoStoreError(InputError):
+    """There is no MLflow store beside the runs."""
+
+
+class PortInUseError(InputError):
+    """The port of the UI cannot be listened on."""
+
+
+class TrackingError(RuntimeError):
+    """The tracking store did not take everything."""
+
+
+_KEYS: Mapping[str, tuple[str, str]] = {
+    "method": ("", "method"),
+    "baseline": ("", "baseline"),
+    "seed": ("", "seed"),
+    "seeds": ("", "seeds"),
+    "cpus": ("resources", "cpus"),
+    "gpus": ("resources", "gpus"),
+    "workers": ("resources", "workers"),
+    "parallel": ("resources", "parallel"),
+    "cluster": ("cluster", "address"),
+    "ray": ("cluster", "ray"),
+    "tracking": ("tracking", "enabled"),
+    "tracking_uri": ("tracking", "uri"),
+    "experiment": ("tracking", "experiment"),
+}
+"""Section and name of the setting that each option gives."""
+
+
+class WhereOptions(TypedDict, total=False):
+    """Where and beside what trials run; an option that is absent or None leaves the setting as it is.
+
+    cpus, gpus: of one trial. workers: processes of the DDP group inside a trial. parallel: most trials at
+    once. cluster: HOST:PORT, "auto" or "none". ray: False runs the trials one by one in this process.
+    """
+
+    cpus: int | None
+    gpus: float | None
+    workers: int | None
+    parallel: int | None
+    cluster: str | None
+    ray: bool | None
+
+
+class LaunchOptions(WhereOptions, total=False):
+    """What a launch is asked for; docs/configuration.md describes the settings behind the options.
+
+    data: folders of data sets. budget: demo, smoke, short or paper. config: a YAML file. settings: texts as
+    "search.epochs=5". method, baseline, seed, seeds, tracking, tracking_uri, experiment: the settings.
+    """
+
+    data: Sequence[str | Path]
+    budget: str | None
+    config: Path | None
+    settings: Sequence[str]
+    method: str | None
+    baseline: str | None
+    seed: int | None
+    seeds: int | None
+    tracking: bool | None
+    tracking_uri: str | None
+    experiment: str | None
+
+
+def config(watch: Watch | None = None, **options: Unpack[LaunchOptions]) -> Launch:
+    """Return the resolved configuration of a launch, checked.
+
+    Raises:
+        ConfigError: a setting is unknown, out of bounds or at odds with another.
+    """
+    path, budget = options.get("config"), options.get("budget")
+    layers = [file_layer(path)] if path is not None else []
+    layers.append(data_sets_layer([Path(folder) for folder in options.get("data", ())]))
+    layers.extend(_option_layers(options))
+    layers.append(set_layer(options.get("settings", ())))
+    if budget is not None or any("budget" in layer.values for layer in layers):
+        return resolve(layers, budget=budget)
+    return resolve(layers, default_budget=_budget_of_this_machine(watch))
+
+
+def search(
+    *,
+    runs: Path = RUNS,
+    name: str | None = None,
+    watch: Watch | None = None,
+    command: str = "orchestrator.api.search",
+    function: str = RUN_TRIAL,
+    **options: Unpack[LaunchOptions],
+) -> RunResult:
+    """Search, retrain and test on every data set and seed; returns when all trials have ended.
+
+    Args:
+        runs: the folder of runs.
+        name: the run's id; None gives it one of time and method.
+        watch: shows how it goes; None shows nothing.
+        command: kept in the run's record.
+        function: module:function that runs one trial.
+        **options: see `LaunchOptions`.
+
+    Raises:
+        InputError: the configuration or a data set cannot be used; nothing is written then.
+        Stopped: Ctrl-C or SIGTERM.
+    """
+    watch = watch or Watch("quiet")
+    return launch_run(config(watch, **options), runs.resolve(), name, command, watch, function)
+
+
+def demo(
+    *,
+    runs: Path = RUNS,
+    watch: Watch | None = None,
+    command: str = "orchestrator.api.demo",
+    function: str = RUN_TRIAL,
+    **options: Unpack[LaunchOptions],
+) -> RunResult:
+    """Generate a small data set under `runs` and search on it; arguments and errors as for `search`."""
+    folder = runs.resolve() / "demo-data"
+    if not folder.exists():
+        # Written beside and renamed, so that an interrupted demo leaves no half data set for the next.
+        building = folder.with_name(f".demo-data.{os.getpid()}")
+        try:
+            data_synthesize(building)
+            building.rename(folder)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    options = {"budget": "demo", **options, "data": [folder]}
+    return search(runs=runs, watch=watch, command=command, function=function, **options)
+
+
+def resume(
+    run: str,
+    *,
+    runs: Path = RUNS,
+    watch: Watch | None = None,
+    function: str = RUN_TRIAL,
+    **options: Unpack[WhereOptions],
+) -> RunResult:
+    """Go on with a run: finished trials stay, failed ones are tried again, others continue.
+
+    Args:
+        run: id of a run in `runs`, or the path of its folder.
+        runs: the folder of runs.
+        watch: shows how it goes; None shows nothing.
+        function: module:function that runs one trial.
+        **options: see `WhereOptions`; for this launch only.
+
+    Raises:
+        InputError: there is no such run, it is in use, or its files are damaged.
+        Stopped: Ctrl-C or SIGTERM.
+    """
+    folder = find_run(run, runs)
+    sections: dict[str, dict[str, Any]] = {}
+    for option, value in options.items():
+        if value is not None:
+            section, name = _KEYS[option]
+            sections.setdefault(section, {})[name] = value
+    return run_trials(folder, override(launch_of(folder), sections), watch or Watch("quiet"), function)
+
+
+def show(run: str, *, runs: Path = RUNS) -> RunResult:
+    """Return a run's trials with their states and metrics.
+
+    Raises:
+        InputError: there is no such run, or its files are damaged.
+    """
+    return result_of(find_run(run, runs))
+
+
+def show_all(*, runs: Path = RUNS) -> list[RunResult]:
+    """Return all runs, newest first.
+
+    Raises:
+        BrokenRunError: the files of one are damaged.
+    """
+    return results_in(runs)
+
+
+def track(
+    run: str, *, runs: Path = RUNS, tracking_uri: str | None = None, experiment: str | None = None
+) -> tuple[int, str]:
+    """Send MLflow what it does not have yet of a run; returns the number of events sent, and to which URI.
+
+    Args:
+        run: id of a run in `runs`, or the path of its folder.
+        runs: the folder of runs.
+        tracking_uri: instead of the one that the run was made with.
+        experiment: likewise.
+
+    Raises:
+        InputError: there is no such run, or the URI is not one.
+        TrackingError: the store cannot be reached, or refuses the run.
+    """
+    from orchestrator import tracking
+
+    folder = find_run(run, runs)
+    given = {"uri": tracking_uri, "experiment": experiment}
+    launch = override(launch_of(folder), {"tracking": {k: v for k, v in given.items() if v is not None}})
+    uri = resolved_tracking_uri(launch, folder.parent)
+    try:
+        return tracking.catch_up(folder, uri, launch.tracking.experiment), uri
+    except (tracking.StoreAwayError, tracking.StoreRefusedError) as error:
+        raise TrackingError(f"{run}: not everything could be sent ({error}); try again later") from error
+
+
+def ui(*, runs: Path = RUNS, port: int = 5000, host: str = "127.0.0.1") -> int:
+    """Serve the MLflow UI on the store beside the runs until interrupted; returns the server's exit code.
+
+    Args:
+        runs: the folder of runs.
+        port: TCP port.
+        host: address to listen on; the default is reachable from this machine only.
+
+    Raises:
+        NoStoreError: no run has been tracked beside these runs.
+        PortInUseError: something listens on the port.
+    """
+    from orchestrator.tracking import ENVIRONMENT, ui_command
+
+    if not (runs / "mlflow.db").is_file():
+        raise NoStoreError(f"{runs}: no MLflow store there (mlflow.db); it begins with the first tracked run")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortInUseError(f"--port {port} on {host}: {error.strerror}; choose another") from error
+    return subprocess.run(ui_command(runs, port, host), env={**ENVIRONMENT, **os.environ}).returncode
+
+
+def data_synthesize(folder: Path, *, images: int = 48, size: int = 96, seed: int = 0) -> Path:
+    """Write a data set of generated surfaces with cracks, spots and scratches; returns its folder.
+
+    Args:
+        folder: to write to, new or empty.
+        images: how many.
+        size: side of the images, px.
+        seed: of everything random.
+
+    Raises:
+        InputError: the folder holds something already.
+    """
+    from search.data.synthetic import write_dataset
+
+    return write_dataset(folder, images=images, size=size, seed=seed)
+
+
+def _option_layers(options: Mapping[str, Any]) -> list[Layer]:
+    layers = []
+    for option, (section, name) in _KEYS.items():
+        if (value := options.get(option)) is not None:
+            values = {section: {name: value}} if section else {name: value}
+            layers.append(Layer("--" + option.replace("_", "-"), values))
+    return layers
+
+
+def _budget_of_this_machine(watch: Watch | None) -> str:
+    # Costs seconds to import, so only asked where nothing else names a budget.
+    import torch
+
+    if torch.cuda.is_available():
+        return "paper"
+    if watch is not None:
+        watch.note("no GPU on this machine: budget smoke (--budget paper for the paper's own numbers)")
+    return "smoke"

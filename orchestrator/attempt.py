@@ -1,0 +1,99 @@
+"""One attempt at a trial, wherever it runs: alone on its folder, its failure written down in it."""
+
+import errno
+import importlib
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.files import hold, write_atomically
+from search.errors import InputError
+
+TrialFunction = Callable[[Path, Callable[[dict[str, Any]], None] | None], dict[str, Any]]
+Listener = Callable[[str, Mapping[str, Any]], None]
+"""Gets the name of a trial and one of its events."""
+
+RUN_TRIAL = "search.trial:run_trial"
+"""The function that runs a trial, as module:function so that workers import it themselves."""
+
+_HANDOVER_S = 60.0
+_BULKY = frozenset({"alphas", "kept", "removed", "entropy", "share"})
+
+
+class TrialFailedError(Exception):
+    """The trial raised; its error.txt holds the traceback. `final`: a new attempt would fail alike."""
+
+    def __init__(self, message: str, final: bool):
+        super().__init__(message, final)
+        self.final = final
+
+
+def attempt(folder: Path, function: str, emit: Callable[[dict[str, Any]], None]) -> None:
+    """Run or resume the trial of a folder in this process.
+
+    Args:
+        folder: the trial's folder.
+        function: module:function of `search.trial.run_trial`'s signature.
+        emit: gets each event of the trial, without the values that fill pages.
+
+    Raises:
+        TrialFailedError: the trial raised; error.txt is written.
+        InUseError: another process still works on the trial after a minute.
+    """
+    # The worker of a killed launch may outlive it by seconds; two writers would spoil the ledger.
+    with hold(folder / "lock", f"trial {folder.name}", wait_s=_HANDOVER_S):
+        (folder / "error.txt").unlink(missing_ok=True)
+        try:
+            _imported(function)(folder, lambda event: emit(_light(event)))
+        except Exception as error:
+            write_atomically(folder / "error.txt", _report(error))
+            raise TrialFailedError(f"{type(error).__name__}: {error}", _is_final(error)) from error
+
+
+def run_here(
+    run: Path, names: Sequence[str], on_event: Listener, *, retries: int = 0, function: str = RUN_TRIAL
+) -> None:
+    """Run trials one after the other in this process; a failed one is left behind and the next begins.
+
+    Args:
+        run: the run's folder.
+        names: names of the trials.
+        on_event: gets each event.
+        retries: new attempts at a trial that raised, but for bad input.
+        function: as for `attempt`.
+    """
+    for name in names:
+        for _ in range(retries + 1):
+            try:
+                attempt(run / "trials" / name, function, lambda event, name=name: on_event(name, event))  # type: ignore[misc]
+                break
+            except TrialFailedError as failure:
+                on_event(name, {"event": "failed"})
+                if failure.final:
+                    break
+
+
+def _imported(function: str) -> TrialFunction:
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _light(event: Mapping[str, Any]) -> dict[str, Any]:
+    light = {key: value for key, value in event.items() if key not in _BULKY}
+    # A stage counts its candidates; an epoch lists them.
+    if not isinstance(light.get("candidates", 0), int):
+        del light["candidates"]
+    return light
+
+
+def _is_final(error: BaseException) -> bool:
+    """Return whether the same attempt would end the same: bad input, or a disk that is full."""
+    return isinstance(error, InputError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+
+
+def _report(error: BaseException) -> str:
+    text = "".join(traceback.format_exception(error))
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"The disk is full ({error.filename}); free some space, then resume the run.\n\n{text}"
+    return f"{type(error).__name__}: {error}\n\n{text}"

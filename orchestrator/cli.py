@@ -1,0 +1,383 @@
+"""The command line: options in, a call of `orchestrator.api`, a table or JSON out.
+
+Standard output carries results alone; everything said on the way goes to standard error. Heavy modules are
+imported by the commands that need them, so that `--help` answers at once.
+"""
+
+import dataclasses
+import errno
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from orchestrator import launch as settings
+from search.errors import InputError
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+"""Exit codes: a trial failed; the input cannot be used; stopped by Ctrl-C or SIGTERM."""
+
+
+class _Group(TyperGroup):
+    """Turns what the commands raise into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from orchestrator.pipeline import Stopped
+
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            code, text = BAD_INPUT, "\n".join(f"defectnas: {line}" for line in str(error).splitlines())
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            code, text = BAD_INPUT, f"defectnas: the disk is full ({error.filename or 'while writing'})"
+        except Stopped as stopped:
+            code, text = INTERRUPTED, f"stopped; go on with: defectnas resume {_as_typed(stopped.run)}"
+        except KeyboardInterrupt:
+            code, text = INTERRUPTED, "stopped before there was a run"
+        print(text, file=sys.stderr)
+        raise typer.Exit(code)
+
+
+app = typer.Typer(
+    name="defectnas",
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Neural architecture search for pixel-level surface-defect detection.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Check and generate data sets.")
+app.add_typer(data_app, name="data")
+
+
+def _setting(cls: type, name: str, *flags: str) -> Any:
+    """Return an option that shows the help, unit and default that the setting has."""
+    field = next(field for field in dataclasses.fields(cls) if field.name == name)
+    unit = f" [{field.metadata['unit']}]" if field.metadata.get("unit") else ""
+    return typer.Option(*flags, help=field.metadata["help"] + unit, show_default=str(field.default) or "none")
+
+
+RunsOption = Annotated[Path, typer.Option("--runs", help="folder of runs")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="show nothing but the result")]
+LinesOption = Annotated[bool, typer.Option("--json-lines", help="progress as JSON lines on standard error")]
+NameOption = Annotated[
+    str | None, typer.Option("--name", help="name of the run", show_default="time and method")
+]
+BudgetOption = Annotated[
+    Literal["demo", "smoke", "short", "paper"] | None,
+    typer.Option("--budget", help="what settings start from", show_default="paper on a GPU, else smoke"),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="YAML file of settings, see: defectnas config")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="one setting, as search.epochs=5; repeatable"),
+]
+DataOption = Annotated[list[Path] | None, typer.Option("--data", help="folder of a data set; repeatable")]
+SeedOption = Annotated[int | None, _setting(settings.Launch, "seed", "--seed")]
+SeedsOption = Annotated[int | None, _setting(settings.Launch, "seeds", "--seeds")]
+BaselineOption = Annotated[
+    Literal["none", "random"] | None, _setting(settings.Launch, "baseline", "--baseline")
+]
+CpusOption = Annotated[int | None, _setting(settings.ResourceSettings, "cpus", "--cpus")]
+GpusOption = Annotated[float | None, _setting(settings.ResourceSettings, "gpus", "--gpus")]
+WorkersOption = Annotated[int | None, _setting(settings.ResourceSettings, "workers", "--workers")]
+ParallelOption = Annotated[int | None, _setting(settings.ResourceSettings, "parallel", "--parallel")]
+ClusterOption = Annotated[str | None, _setting(settings.ClusterSettings, "address", "--cluster")]
+RayOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--ray/--no-ray", help="no-ray: one trial after the other in this process", show_default="ray"
+    ),
+]
+TrackingOption = Annotated[
+    bool | None,
+    typer.Option("--tracking/--no-tracking", help="record with MLflow", show_default="tracking"),
+]
+UriOption = Annotated[str | None, _setting(settings.TrackingSettings, "uri", "--tracking-uri")]
+ExperimentOption = Annotated[str | None, _setting(settings.TrackingSettings, "experiment", "--experiment")]
+
+
+@app.command()
+def search(
+    method: Annotated[
+        Literal["asdet", "random"],
+        typer.Argument(help="asdet: NAS-ASDet; random: a random architecture, trained the same"),
+    ],
+    data: DataOption = None,
+    budget: BudgetOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    seed: SeedOption = None,
+    seeds: SeedsOption = None,
+    baseline: BaselineOption = None,
+    name: NameOption = None,
+    runs: RunsOption = Path("runs"),
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    workers: WorkersOption = None,
+    parallel: ParallelOption = None,
+    cluster: ClusterOption = None,
+    ray: RayOption = None,
+    tracking: TrackingOption = None,
+    tracking_uri: UriOption = None,
+    experiment: ExperimentOption = None,
+    json_: JsonOption = False,
+    json_lines: LinesOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Search an architecture for each data set and seed, retrain it, test it and record it.
+
+    Exit codes: 0 all trials done, 1 a trial failed, 2 bad input, 130 stopped (and can be resumed).
+    """
+    from orchestrator import api
+
+    result = api.search(
+        method=method,
+        data=data or [],
+        budget=budget,
+        config=config,
+        settings=set_ or [],
+        seed=seed,
+        seeds=seeds,
+        baseline=baseline,
+        name=name,
+        runs=runs,
+        cpus=cpus,
+        gpus=gpus,
+        workers=workers,
+        parallel=parallel,
+        cluster=cluster,
+        ray=ray,
+        tracking=tracking,
+        tracking_uri=tracking_uri,
+        experiment=experiment,
+        watch=_watch(quiet, json_lines),
+        command=_command_line(),
+    )
+    _end(result, runs, json_)
+
+
+@app.command()
+def demo(
+    runs: RunsOption = Path("runs"),
+    set_: SetOption = None,
+    ray: RayOption = None,
+    tracking: TrackingOption = None,
+    json_: JsonOption = False,
+    json_lines: LinesOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Generate defect images, search on them, retrain, test: the main job, small, without a GPU."""
+    from orchestrator import api
+
+    result = api.demo(
+        runs=runs,
+        settings=set_ or [],
+        ray=ray,
+        tracking=tracking,
+        watch=_watch(quiet, json_lines),
+        command=_command_line(),
+    )
+    _end(result, runs, json_)
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="id of a run, or its folder")],
+    runs: RunsOption = Path("runs"),
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    parallel: ParallelOption = None,
+    cluster: ClusterOption = None,
+    ray: RayOption = None,
+    json_: JsonOption = False,
+    json_lines: LinesOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Go on with a run where it stopped: finished trials stay, failed ones are tried again."""
+    from orchestrator import api
+
+    where = {"cpus": cpus, "gpus": gpus, "parallel": parallel, "cluster": cluster, "ray": ray}
+    result = api.resume(run, runs=runs, watch=_watch(quiet, json_lines), **where)  # type: ignore[arg-type]
+    _end(result, runs, json_)
+
+
+@app.command()
+def show(
+    run: Annotated[str | None, typer.Argument(help="id of a run, or its folder; none: all runs")] = None,
+    runs: RunsOption = Path("runs"),
+    json_: JsonOption = False,
+) -> None:
+    """List the runs, newest first, with state, best score and cost; or the trials of one run."""
+    from orchestrator import api
+    from orchestrator.report import run_summary, runs_table
+
+    if run is not None:
+        result = api.show(run, runs=runs)
+        if json_:
+            _print_json({**run_summary(result), **result.to_dict()})
+        else:
+            _print_result(result)
+        return
+    results = api.show_all(runs=runs)
+    if json_:
+        _print_json({"runs": [run_summary(result) for result in results]})
+    elif results:
+        _stdout().print(runs_table(results))
+    else:
+        print(f"no runs in {runs}; begin one with: defectnas demo", file=sys.stderr)
+
+
+@app.command()
+def config(
+    method: Annotated[Literal["asdet", "random"] | None, typer.Argument(show_default="asdet")] = None,
+    data: DataOption = None,
+    budget: BudgetOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="print the JSON schema of --config files instead")
+    ] = False,
+) -> None:
+    """Print every setting as a launch would use it, as YAML that --config reads."""
+    from orchestrator import api
+
+    if schema:
+        from orchestrator.schema import model_of
+
+        _print_json(model_of(settings.Launch).model_json_schema())
+        return
+    launch = api.config(
+        _watch(False, False),
+        method=method,
+        data=data or [],
+        budget=budget,
+        config=config,
+        settings=set_ or [],
+    )
+    if json_:
+        _print_json(dataclasses.asdict(launch))
+    else:
+        sys.stdout.write(launch.to_yaml())
+
+
+@app.command()
+def track(
+    run: Annotated[str, typer.Argument(help="id of a run, or its folder")],
+    runs: RunsOption = Path("runs"),
+    tracking_uri: UriOption = None,
+    experiment: ExperimentOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Send MLflow what it missed of a run, as after an outage of the tracking server."""
+    from orchestrator import api
+
+    try:
+        sent, uri = api.track(run, runs=runs, tracking_uri=tracking_uri, experiment=experiment)
+    except api.TrackingError as error:
+        print(f"defectnas: {error}", file=sys.stderr)
+        raise typer.Exit(FAILED) from error
+    if json_:
+        _print_json({"run": run, "uri": uri, "events": sent})
+    else:
+        print(f"{sent} events sent to {uri}")
+
+
+@app.command()
+def ui(
+    runs: RunsOption = Path("runs"),
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="TCP port")] = 5000,
+    host: Annotated[str, typer.Option("--host", help="address to listen on")] = "127.0.0.1",
+) -> None:
+    """Serve the MLflow UI on the store beside the runs, until Ctrl-C."""
+    from orchestrator import api
+
+    print(f"MLflow UI at http://{host}:{port} (Ctrl-C ends it)", file=sys.stderr)
+    raise typer.Exit(api.ui(runs=runs, port=port, host=host))
+
+
+@data_app.command()
+def synthesize(
+    folder: Annotated[Path, typer.Argument(help="to write to, new or empty")],
+    images: Annotated[int, typer.Option("--images", min=8, help="how many images")] = 48,
+    size: Annotated[int, typer.Option("--size", min=32, help="side of the images [px]")] = 96,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of everything random")] = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Write a data set of generated surfaces with cracks, spots and scratches."""
+    from orchestrator import api
+
+    written = api.data_synthesize(folder, images=images, size=size, seed=seed)
+    if json_:
+        _print_json({"folder": str(written.resolve()), "images": images, "size": size, "seed": seed})
+    else:
+        print(f"{images} images of {size} px in {written}")
+        print(f"search on them with: defectnas search asdet --data {shlex.quote(str(written))}")
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="defectnas")
+
+
+def _watch(quiet: bool, json_lines: bool) -> Any:
+    from orchestrator.live import Watch
+
+    return Watch("quiet" if quiet else "json-lines" if json_lines else "auto")
+
+
+def _end(result: Any, runs: Path, json_: bool) -> None:
+    """Print the result of a launch, and leave with the exit code that it deserves."""
+    if json_:
+        _print_json(result.to_dict())
+    else:
+        _print_result(result)
+        _stdout().print(
+            Text(f"run folder  {result.folder}\nMLflow UI   defectnas ui{_runs_flag(runs)}"), soft_wrap=True
+        )
+    if result.failed:
+        raise typer.Exit(FAILED)
+
+
+def _print_result(result: Any) -> None:
+    from orchestrator.report import trials_table
+
+    _stdout().print(trials_table(result.trials))
+    for trial in result.failed:
+        reason = next(iter((trial.folder / "error.txt").read_text(encoding="utf-8").splitlines()), "")
+        print(f"failed: {trial.folder / 'error.txt'}: {reason}", file=sys.stderr)
+
+
+def _print_json(values: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(values) + "\n")
+
+
+def _stdout() -> Console:
+    console = Console(highlight=False)
+    # A file or pipe has no width; 80 columns would break the table.
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
+def _command_line() -> str:
+    return shlex.join(["defectnas", *sys.argv[1:]])
+
+
+def _runs_flag(runs: Path) -> str:
+    return "" if runs == Path("runs") else f" --runs {shlex.quote(str(runs))}"
+
+
+def _as_typed(run: Path) -> str:
+    return run.name if run.parent == Path("runs").resolve() else shlex.quote(str(run))

@@ -1,0 +1,125 @@
+"""Many trials at once: one Ray Tune trial each. The only file that imports ray.tune.
+
+Tune places the trials, keeps them apart and starts one again whose process died. Everything that a trial
+needs to go on lies in its own folder, so Tune's checkpoints and results are not used.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clusters import connect  # noqa: F401 - sets what Ray reads on import
+
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+
+from ray import tune
+
+from orchestrator.attempt import RUN_TRIAL, Listener, TrialFailedError, attempt
+from orchestrator.files import write_atomically
+from orchestrator.resources import TrialResources
+from orchestrator.runs import trial_folder
+
+
+def run_fleet(
+    run: Path,
+    names: Sequence[str],
+    resources: TrialResources,
+    on_event: Listener,
+    *,
+    retries: int = 2,
+    function: str = RUN_TRIAL,
+) -> None:
+    """Run trials side by side on the connected Ray; returns when each has ended, well or not.
+
+    A trial that raised or whose process died leaves error.txt in its folder and never stops the others.
+
+    Args:
+        run: the run's folder, on storage that every node sees.
+        names: names of the trials.
+        resources: what each trial gets, and how many run at once.
+        on_event: gets each event of each trial, in this process.
+        retries: new attempts at a trial that raised or whose process died; bad input is not tried again.
+        function: module:function that runs a trial.
+    """
+    # Beside the trials and not in a temporary folder: Tune checks that every node sees its storage.
+    storage = run / ".tune"
+    for noisy in ("ray.tune", "ray.train", "ray._private"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    try:
+        results = tune.Tuner(
+            tune.with_resources(_trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
+            param_space={
+                "name": tune.grid_search(list(names)),
+                "run": str(run),
+                "function": function,
+                "gpus": resources.gpus,
+            },
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=resources.parallel, trial_dirname_creator=lambda trial: trial.trial_id
+            ),
+            run_config=tune.RunConfig(
+                name="fleet",
+                storage_path=str(storage),
+                failure_config=tune.FailureConfig(max_failures=retries),
+                callbacks=[_Forward(on_event)],
+                verbose=0,
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+    for result in results:
+        folder = trial_folder(run, result.config["name"])
+        # A process that was killed has written nothing itself.
+        if result.error is not None and not (folder / "error.txt").exists():
+            write_atomically(folder / "error.txt", f"the process of the trial died: {result.error}\n")
+
+
+def _trainable(config: dict[str, Any]) -> None:
+    """Run one trial in a worker process."""
+    if config["gpus"] == 0:
+        # Ray leaves all GPUs visible to a worker that was given none.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    folder = trial_folder(Path(config["run"]), config["name"])
+    try:
+        attempt(folder, config["function"], lambda event: tune.report({"event": event}))
+    except TrialFailedError as failure:
+        if not failure.final:
+            raise
+        # Ended as if well, because Tune would try again what an exception ended.
+        tune.report({"event": {"event": "failed"}})
+
+
+class _Forward(tune.Callback):
+    """Hands the events that trials report to a listener, and says when a process has died."""
+
+    def __init__(self, on_event: Listener | None = None):
+        self._on_event = on_event
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Tune pickles its callbacks to be restored, which is never done here; a terminal cannot be pickled.
+        return (_Forward, ())
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **_: Any
+    ) -> None:
+        """Hand on one event."""
+        if "event" in result:
+            self._tell(trial, result["event"])
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Say that a trial is begun again."""
+        self._tell(trial, {"event": "retried"})
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Say that a trial is given up."""
+        self._tell(trial, {"event": "failed"})
+
+    def _tell(self, trial: Any, event: Mapping[str, Any]) -> None:
+        if self._on_event is not None:
+            self._on_event(trial.config["name"], event)

@@ -1,0 +1,154 @@
+"""What one launch was asked to do, as a frozen value: data sets, settings of the trials, what surrounds them.
+
+The settings of a trial are those of `search.settings`; here are only the others.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from orchestrator.files import dump_yaml
+from orchestrator.runs import TrialRecord
+from orchestrator.schema import OverridesOf
+from search.settings import (
+    BUDGETS,
+    DataSettings,
+    LossSettings,
+    NetworkSettings,
+    RetrainSettings,
+    RuntimeSettings,
+    SearchSettings,
+    Settings,
+    setting,
+)
+
+DEMO: dict[str, dict[str, Any]] = {
+    "data": {"image_size": 64, "augment": ("hflip", "vflip")},
+    "network": {"channels": 4},
+    "search": {"epochs": 2, "warmup_epochs": 1, "weight_lr": 0.025, "alpha_lr": 0.02},
+    "retrain": {"epochs": 30, "lr": 0.025},
+}
+"""What `defectnas demo` changes of the defaults: small enough for five minutes on two cores."""
+
+ALL_BUDGETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"demo": DEMO, **BUDGETS}
+"""What each budget changes of the defaults, by section."""
+
+
+@dataclass(frozen=True)
+class DataSetSettings:
+    """One data set of a launch."""
+
+    path: str = field(
+        metadata={"help": "folder of the data set; a relative one is seen from the file that names it"}
+    )
+    name: str = setting("", "name in folders and tables; empty: the folder's name")
+    reader: str = setting("auto", "how the folder is laid out; auto recognises it")
+    settings: Annotated[Mapping[str, Any], OverridesOf(DataSettings)] = field(
+        default_factory=dict, metadata={"help": "settings of the section data that differ for this data set"}
+    )
+
+
+@dataclass(frozen=True)
+class ResourceSettings:
+    """What one trial gets, and how many run at once."""
+
+    cpus: int | Literal["auto"] = setting(
+        "auto", "CPUs of one trial; auto shares them out among the trials", ge=1
+    )
+    gpus: float | Literal["auto"] = setting(
+        "auto", "GPUs of one trial; auto: one per worker where there are any", ge=0
+    )
+    workers: int = setting(1, "processes of the DDP group inside one trial", ge=1)
+    parallel: int | Literal["auto"] = setting(
+        "auto", "most trials at once; auto: as many as fit", unit="trials", ge=1
+    )
+    retries: int = setting(
+        2, "new attempts at a trial whose process died or raised; bad input is not tried again", ge=0
+    )
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """Where the trials run."""
+
+    address: str = setting(
+        "auto",
+        "HOST:PORT of a Ray cluster; auto: RAY_ADDRESS or one begun with `ray start` here, "
+        "else Ray in this process; none: always Ray in this process",
+    )
+    ray: bool = setting(True, "false: no Ray, the trials one after the other in this process")
+    dashboard: bool = setting(False, "Ray's dashboard, where Ray is started in this process")
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """Where MLflow records the run."""
+
+    enabled: bool = setting(True, "record the run with MLflow")
+    uri: str = setting("", "MLflow tracking URI; empty: a SQLite store beside the runs")
+    experiment: str = setting("defectnas", "MLflow experiment")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Everything that one launch was asked to do, resolved; the content of config.yaml."""
+
+    method: Literal["asdet", "random"] = setting(
+        "asdet", "how the architecture is chosen; random: drawn, then trained the same"
+    )
+    budget: Literal["demo", "smoke", "short", "paper"] = setting(
+        "paper", "what the settings below start from"
+    )
+    baseline: Literal["none", "random"] = setting("none", "random: a random architecture beside each search")
+    seed: int = setting(0, "seed of the first trial of a data set", ge=0)
+    seeds: int = setting(1, "trials per data set, of consecutive seeds", unit="seeds", ge=1)
+    data_sets: tuple[DataSetSettings, ...] = setting((), "the data sets")
+    data: DataSettings = field(default_factory=DataSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    retrain: RetrainSettings = field(default_factory=RetrainSettings)
+    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
+    resources: ResourceSettings = field(default_factory=ResourceSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+    def to_yaml(self) -> str:
+        """Return the YAML text that `resolve` reads back as the same value."""
+        return dump_yaml(json.loads(json.dumps(dataclasses.asdict(self))))
+
+    def trials(self) -> list["Trial"]:
+        """Return the trials of the launch: data set by data set, seed by seed, the baseline beside each."""
+        methods = [self.method] if self.baseline == "none" else [self.method, self.baseline]
+        return [
+            _trial(self, data_set, seed, method)
+            for data_set in self.data_sets
+            for seed in range(self.seed, self.seed + self.seeds)
+            for method in methods
+        ]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a launch: its record, its data set and all settings it runs under."""
+
+    record: TrialRecord
+    data_set: DataSetSettings
+    settings: Settings
+
+
+def _trial(launch: Launch, data_set: DataSetSettings, seed: int, method: str) -> Trial:
+    middle = "" if method == "asdet" else f"-{method}"
+    record = TrialRecord(f"{data_set.name}{middle}-s{seed}", data_set.name, seed, method)
+    settings = Settings(
+        seed=seed,
+        data=dataclasses.replace(launch.data, **data_set.settings),
+        network=launch.network,
+        loss=launch.loss,
+        search=launch.search,
+        retrain=launch.retrain,
+        runtime=launch.runtime,
+    )
+    return Trial(record, data_set, settings)

@@ -1,0 +1,258 @@
+"""The main path on one page: pack the data, create the run, run its trials, read off the result.
+
+Everything that a run needs to go on lies in its folder, so a launch and its resumption are the same from
+`run_trials` on.
+"""
+
+import dataclasses
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from orchestrator.attempt import RUN_TRIAL, run_here
+from orchestrator.config import file_layer, resolve
+from orchestrator.files import write_json
+from orchestrator.interrupts import interruptible
+from orchestrator.launch import Launch, Trial
+from orchestrator.live import Watch
+from orchestrator.report import RunResult, result_of
+from orchestrator.resources import TrialResources, share_out
+from orchestrator.runs import (
+    RunRecord,
+    check_name,
+    create_run,
+    lock_run,
+    new_run_id,
+    read_json,
+    read_run,
+    trial_folder,
+    unfinished,
+)
+from search.errors import InputError
+
+_TRACKER_PATIENCE_S = 30.0
+
+
+class NoDataError(InputError):
+    """A launch without a data set."""
+
+
+class ClusterError(InputError):
+    """The Ray cluster that was asked for cannot be joined."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended the launch; `run` is the folder to resume."""
+
+    def __init__(self, run: Path):
+        super().__init__(str(run))
+        self.run = run
+
+
+def launch_run(
+    launch: Launch, runs: Path, name: str | None, command: str, watch: Watch, function: str = RUN_TRIAL
+) -> RunResult:
+    """Run a launch from its configuration to its result.
+
+    Args:
+        launch: what was asked.
+        runs: the folder of runs.
+        name: the run's id; None gives it one of time and method.
+        command: the command line, for the record.
+        watch: shows how it goes.
+        function: module:function that runs a trial.
+
+    Raises:
+        InputError: there is no data set, one cannot be used, or the name is taken; no run folder is made.
+        Stopped: Ctrl-C or SIGTERM.
+    """
+    if not launch.data_sets:
+        raise NoDataError("no data set: give --data FOLDER (repeatable), or data_sets in the --config file")
+    if name is not None:
+        check_name(runs, name)
+    tracking_uri(launch, runs)
+    packs = pack_data(launch.trials(), runs / "packs", watch)
+    run = _create(launch, packs, runs, name, command)
+    watch.note(f"run {run}")
+    return run_trials(run, launch, watch, function)
+
+
+def run_trials(run: Path, launch: Launch, watch: Watch, function: str = RUN_TRIAL) -> RunResult:
+    """Run what is left of a run folder: all of a new one, the unfinished and failed of an old one.
+
+    Raises:
+        InUseError: another process works on the run.
+        ClusterError: the cluster cannot be joined.
+        Stopped: Ctrl-C or SIGTERM.
+    """
+    with lock_run(run), interruptible() as install_handlers:
+        left = unfinished(run, read_run(run).trials)
+        trials = [trial for trial in launch.trials() if trial.record in left]
+        try:
+            if trials:
+                _restore(run, trials, watch)
+                with watch.follow(trials), _tracker(run, launch):
+                    _run(run, trials, launch, watch, function, install_handlers)
+        except KeyboardInterrupt:
+            raise Stopped(run) from None
+    return result_of(run)
+
+
+def launch_of(run: Path) -> Launch:
+    """Return the launch that a run folder was made for."""
+    return resolve([file_layer(run / "config.yaml")])
+
+
+def pack_data(trials: Sequence[Trial], cache: Path, watch: Watch) -> dict[str, Path]:
+    """Open every data set, then pack each as its trials need it; returns the pack's folder by trial name.
+
+    Raises:
+        InputError: a data set cannot be used.
+    """
+    from search.data.readers import open_dataset
+
+    data_sets = {trial.data_set.name: trial.data_set for trial in trials}
+    opened = {name: open_dataset(Path(item.path), item.reader) for name, item in data_sets.items()}
+    packs: dict[Any, Path] = {}
+    for trial in trials:
+        key = (trial.data_set.name, trial.settings.data, trial.settings.seed)
+        if key not in packs:
+            packs[key] = _packed(opened[trial.data_set.name], trial, cache, watch)
+    return {
+        trial.record.name: packs[trial.data_set.name, trial.settings.data, trial.settings.seed]
+        for trial in trials
+    }
+
+
+def _packed(data_set: Any, trial: Trial, cache: Path, watch: Watch) -> Path:
+    from search.data.pack import build_pack
+
+    name, seed = trial.data_set.name, trial.settings.seed
+    with watch.counting(f"packing {name}") as count:
+        pack = build_pack(data_set, trial.settings.data, seed, cache, count)
+    tiles = f"{len(pack.train.tiles)} training and {len(pack.test.tiles)} test tiles"
+    watch.note(f"{name}, seed {seed}: {len(data_set.samples)} images, {tiles} of {pack.image_size} px")
+    return pack.folder
+
+
+def _create(launch: Launch, packs: Mapping[str, Path], runs: Path, name: str | None, command: str) -> Path:
+    now = datetime.now(UTC)
+    trials = launch.trials()
+    record = RunRecord(
+        id=name or new_run_id(runs, launch.method, now),
+        method=launch.method,
+        created=now.isoformat(timespec="seconds"),
+        command=command,
+        version=version("defectnas"),
+        trials=tuple(trial.record for trial in trials),
+    )
+    contents = {
+        trial.record.name: {
+            "method": trial.record.method,
+            "data": trial.data_set.path,
+            "name": trial.data_set.name,
+            "pack": str(packs[trial.record.name]),
+            "workers": launch.resources.workers,
+            "settings": trial.settings.to_dict(),
+        }
+        for trial in trials
+    }
+    return create_run(runs, record, launch.to_yaml(), contents)
+
+
+def _restore(run: Path, trials: Sequence[Trial], watch: Watch) -> None:
+    """Make trials ready to begin or go on: no old error, and their packs in place."""
+    files = {trial.record.name: trial_folder(run, trial.record.name) for trial in trials}
+    for folder in files.values():
+        (folder / "error.txt").unlink(missing_ok=True)
+    contents = {name: read_json(folder / "trial.json") for name, folder in files.items()}
+    lost = [trial for trial in trials if not Path(contents[trial.record.name]["pack"]).is_dir()]
+    for name, pack in pack_data(lost, run.parent / "packs", watch).items():
+        write_json(files[name] / "trial.json", {**contents[name], "pack": str(pack)})
+
+
+def _run(
+    run: Path,
+    trials: Sequence[Trial],
+    launch: Launch,
+    watch: Watch,
+    function: str,
+    install_handlers: Callable[[], None],
+) -> None:
+    names = [trial.record.name for trial in trials]
+    retries = launch.resources.retries
+    if not launch.cluster.ray:
+        _fix_threads(run, names, _own_cpus())
+        run_here(run, names, watch.event, retries=retries, function=function)
+        return
+    # Ray and Tune print; standard output is the result's.
+    with redirect_stdout(io.StringIO()):
+        from clusters.connect import ClusterUnreachableError, connected
+        from orchestrator.fleet import run_fleet
+
+        try:
+            with connected(launch.cluster.address, dashboard=launch.cluster.dashboard) as cluster:
+                install_handlers()
+                asked = launch.resources
+                nodes = {"node_cpus": cluster.node_cpus, "node_gpus": cluster.node_gpus}
+                resources = share_out(asked, len(names), cpus=cluster.cpus, gpus=cluster.gpus, **nodes)
+                _fix_threads(run, names, max(1, resources.cpus // asked.workers))
+                watch.note(_placed(resources, cluster.address))
+                run_fleet(run, names, resources, watch.event, retries=retries, function=function)
+        except ClusterUnreachableError as error:
+            raise ClusterError(str(error)) from error
+
+
+def _fix_threads(run: Path, names: Sequence[str], threads: int) -> None:
+    """Write the number of threads where it was left open, so that a resumption rounds the same."""
+    for name in names:
+        path = trial_folder(run, name) / "trial.json"
+        content = read_json(path)
+        runtime = content["settings"]["runtime"]
+        if runtime["threads"] == 0:
+            runtime["threads"] = threads
+            write_json(path, content)
+
+
+def _own_cpus() -> int:
+    # What the scheduler allows, where the system can say it: a container may have fewer than the machine.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _placed(resources: TrialResources, address: str | None) -> str:
+    where = f"Ray cluster {address}" if address else "Ray in this process"
+    gpus = f" and {resources.gpus:g} GPU(s)" if resources.gpus else ""
+    return f"{where}: {resources.cpus} CPU(s){gpus} a trial, at most {resources.parallel} trial(s) at once"
+
+
+def tracking_uri(launch: Launch, runs: Path) -> str:
+    """Return the MLflow tracking URI of a launch.
+
+    Raises:
+        InputError: it is not one that MLflow understands.
+    """
+    from orchestrator.tracking import resolve_uri
+
+    return resolve_uri(launch.tracking.uri, runs)
+
+
+def _tracker(run: Path, launch: Launch) -> AbstractContextManager[Any]:
+    if not launch.tracking.enabled:
+        return nullcontext()
+    from orchestrator.tracking import Tracker
+
+    uri = tracking_uri(launch, run.parent)
+    return Tracker(run, uri, launch.tracking.experiment, patience_s=_TRACKER_PATIENCE_S)
+
+
+def override(launch: Launch, sections: Mapping[str, Mapping[str, Any]]) -> Launch:
+    """Return the launch with some settings of some sections replaced, as a resumption elsewhere needs it."""
+    replaced = {
+        name: dataclasses.replace(getattr(launch, name), **values) for name, values in sections.items()
+    }
+    return dataclasses.replace(launch, **replaced)

@@ -1,0 +1,22 @@
+"""What tests share: one Ray for the session, and trials that stand in for real ones."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+DOUBLES = Path(__file__).parent / "doubles"
+# Workers and other processes import the stand-ins by name.
+sys.path.insert(0, str(DOUBLES))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(DOUBLES), os.environ.get("PYTHONPATH")]))
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """Ray with four CPUs in this process, for tests of what runs on it."""
+    from clusters.connect import connected
+
+    with connected("none", cpus=4):
+        yield
