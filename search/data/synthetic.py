@@ -79,9 +79,9 @@ def surface(
     shape = _SHAPES[defect](rng, size)
     while shape.max() < 0.5:  # Drawn wholly outside the picture, or too thin to be seen.
         shape = _SHAPES[defect](rng, size)
-    depth = rng.uniform(0.10, 0.22) * (1 if defect == "scratch" and rng.random() < 0.6 else -1)
+    depth = rng.uniform(0.14, 0.28) * (1 if defect == "scratch" and rng.random() < 0.6 else -1)
     # The floor of a defect is rough too: a constant step would be told by its level alone.
-    rough = 1 + 0.35 * _blurred(rng.standard_normal((size, size)), 1.0)
+    rough = 1 + 0.25 * _blurred(rng.standard_normal((size, size)), 1.0)
     light_rng = np.random.default_rng([*key, 2, shot])
     image = (base + depth * shape * rough) * _light(light_rng, size)
     image = image + light_rng.normal(0, 0.012, (size, size))
@@ -186,7 +186,7 @@ def _crack(rng: np.random.Generator, size: int) -> np.ndarray:
 def _walk(
     rng: np.random.Generator, canvas: "_Canvas", start: np.ndarray, angle: float, length: float, depth: int
 ) -> None:
-    width, step = rng.uniform(1.6, 3.2) * (1.0 if depth else 0.6), 2.0
+    width, step = rng.uniform(2.0, 4.0) * (1.0 if depth else 0.6), 2.0
     points = [start]
     for count in range(int(length / step)):
         angle += rng.normal(0, 0.35)
@@ -226,7 +226,7 @@ def _scratch(rng: np.random.Generator, size: int) -> np.ndarray:
     angle = rng.uniform(0, np.pi)
     for _ in range(rng.integers(1, 4)):
         centre, reach = rng.uniform(0.2, 0.8, 2) * size, size * rng.uniform(0.15, 0.4)
-        tilt, bow, width = angle + rng.normal(0, 0.15), rng.normal(0, 0.06) * size, rng.uniform(1.4, 2.6)
+        tilt, bow, width = angle + rng.normal(0, 0.15), rng.normal(0, 0.06) * size, rng.uniform(1.8, 3.4)
         t = np.linspace(-1, 1, 25)
         along, across = np.array([np.cos(tilt), np.sin(tilt)]), np.array([-np.sin(tilt), np.cos(tilt)])
         points = centre + reach * t[:, None] * along + (bow * t**2)[:, None] * across
