@@ -1,0 +1,55 @@
+"""The drawings of a trial, made from its plain files: cells, operator probabilities, pruning and curves.
+
+`draw_trial` writes them into the trial's folder:
+
+    drawings/cells.png            both cells of the architecture
+             alphas_stage<k>.png  operator probabilities at the end of stage k
+             pruning.png          which operators were removed when
+             curves.png           loss, IoU, entropy, shares
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from models.architecture import CellArchitecture
+from orchestrator.drawing_alphas import draw_alphas, draw_pruning
+from orchestrator.drawing_cells import draw_cells
+from orchestrator.drawing_curves import draw_curves, epochs_of
+from orchestrator.ledger_reader import read_ledger
+
+__all__ = ["draw_alphas", "draw_cells", "draw_curves", "draw_pruning", "draw_trial"]
+
+
+def draw_trial(folder: Path) -> tuple[Path, ...]:
+    """Draw what the ledger of a trial's folder allows so far; return all drawings that are there now.
+
+    A drawing that is newer than what it shows is kept. A trial without any epoch has none.
+    """
+    events = read_ledger(folder / "ledger.jsonl")
+    drawings = folder / "drawings"
+    wanted: list[tuple[Path, Mapping[str, Any], Callable[[Path], Path]]] = []
+    pruned = [e for e in events if e["event"] == "pruned"]
+    search = epochs_of(events, "search")
+    for stage in sorted({int(e["stage"]) for e in pruned}):
+        last = [e for e in search if e["stage"] == stage][-1:]
+        wanted += [
+            (drawings / f"alphas_stage{stage}.png", e, _drawer(draw_alphas, e)) for e in last if "alphas" in e
+        ]
+    if pruned:
+        wanted.append((drawings / "pruning.png", pruned[-1], _drawer(draw_pruning, pruned)))
+    for event in [e for e in events if "architecture" in e][-1:]:
+        architecture = CellArchitecture.from_dict(event["architecture"])
+        wanted.append((drawings / "cells.png", event, _drawer(draw_cells, architecture)))
+    if search or epochs_of(events, "retrain"):
+        wanted.append((drawings / "curves.png", events[-1], _drawer(draw_curves, events)))
+    return tuple(path if _is_newer(path, shown) else draw(path) for path, shown, draw in wanted)
+
+
+def _drawer(draw: Callable[[Any, Path], Path], what: Any) -> Callable[[Path], Path]:
+    return lambda path: draw(what, path)
+
+
+def _is_newer(path: Path, event: Mapping[str, Any]) -> bool:
+    """Return whether the drawing was made after the event; a resumed trial gives its events new times."""
+    return path.exists() and path.stat().st_mtime > float(event["time"])
