@@ -14,6 +14,8 @@ from pathlib import Path
 # environment on every node; the other one keeps a warning about GPUs of CPU trials off the terminal.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Ray lowers the priority of its workers; here they do the work that everything else waits for.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Messages held back to count their repetitions would be printed when the program ends, after its result.
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 

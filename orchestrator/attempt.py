@@ -1,16 +1,16 @@
 """One attempt at a trial, wherever it runs: alone on its folder, its failure written down in it."""
 
 import errno
-import importlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.files import hold, write_atomically
+from orchestrator.group import run_in_group
+from orchestrator.runs import read_json
 from search.errors import InputError
 
-TrialFunction = Callable[[Path, Callable[[dict[str, Any]], None] | None], dict[str, Any]]
 Listener = Callable[[str, Mapping[str, Any]], None]
 """Gets the name of a trial and one of its events."""
 
@@ -45,7 +45,8 @@ def attempt(folder: Path, function: str, emit: Callable[[dict[str, Any]], None])
     with hold(folder / "lock", f"trial {folder.name}", wait_s=_HANDOVER_S):
         (folder / "error.txt").unlink(missing_ok=True)
         try:
-            _imported(function)(folder, lambda event: emit(_light(event)))
+            workers = read_json(folder / "trial.json").get("workers", 1)
+            run_in_group(function, folder, lambda event: emit(_light(event)), workers)
         except Exception as error:
             write_atomically(folder / "error.txt", _report(error))
             raise TrialFailedError(f"{type(error).__name__}: {error}", _is_final(error)) from error
@@ -72,11 +73,6 @@ def run_here(
                 on_event(name, {"event": "failed"})
                 if failure.final:
                     break
-
-
-def _imported(function: str) -> TrialFunction:
-    module, _, name = function.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _light(event: Mapping[str, Any]) -> dict[str, Any]:

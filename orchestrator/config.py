@@ -180,6 +180,9 @@ def _contradictions(launch: Launch) -> Iterator[Problem]:
             ("runtime", "device"),
             f"{launch.runtime.device!r} is not allowed; allowed: auto, cpu, cuda, cuda:N",
         )
+    if launch.resources.workers > 1 and ":" in launch.runtime.device:
+        text = f"{launch.runtime.device} is one device for {launch.resources.workers} resources.workers; give auto"
+        yield Problem(("runtime", "device"), text)
     if launch.baseline == launch.method:
         yield Problem(("baseline",), f"{launch.baseline} is the method itself; allowed: none")
 

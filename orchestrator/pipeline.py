@@ -236,7 +236,7 @@ def tracking_uri(launch: Launch, runs: Path) -> str:
     Raises:
         InputError: it is not one that MLflow understands.
     """
-    from orchestrator.tracking import resolve_uri
+    from orchestrator.tracking_uri import resolve_uri
 
     return resolve_uri(launch.tracking.uri, runs)
 

@@ -48,7 +48,7 @@ def share_out(
     elif per_gpus:
         per_cpus = max(1, min(_CPUS_BESIDE_A_GPU * asked.workers, cpus // by_gpus, node_cpus))
     else:
-        per_cpus = max(1, min(cpus // min(most, cpus), node_cpus))
+        per_cpus = max(asked.workers, min(cpus // min(most, cpus), node_cpus))
     if per_cpus > node_cpus or per_gpus > node_gpus:
         raise TooFewResourcesError(
             f"resources: a trial asks for {per_cpus} CPUs and {per_gpus:g} GPUs; "
