@@ -124,11 +124,7 @@ class TrialFollower:
             "method": self.record.method,
             "seed": str(self.record.seed),
         }
-        stored = self._store.create(self.record.name, {**self._tags, **own}, start)
-        self.adopt(stored)
-        meta = Path(read_json(self.folder / "trial.json").get("pack") or ".", "meta.json")
-        if meta.is_file():
-            self._put_data_set(stored.id, str(read_json(meta)["digest"]))
+        self.adopt(self._store.create(self.record.name, {**self._tags, **own}, start))
 
     def _put_data_set(self, run: str, digest: str) -> None:
         if digest != self._data_digest:
@@ -167,6 +163,8 @@ class TrialFollower:
             stages = {e["stage"]: {key: e[key] for key in _EDGES} for e in history}
             self._store.put_text(run, json.dumps([stages[s] for s in sorted(stages)]), "pruning.json")
         for event in events:
+            if event.get("data_digest"):
+                self._put_data_set(run, str(event["data_digest"]))
             if "architecture" in event:
                 self._store.put_text(run, json.dumps(event["architecture"]), "architecture.json")
         if names & {"pruned", "architecture"}:
@@ -201,8 +199,6 @@ class TrialFollower:
                 self._store.put_file(run, self.folder / name)
         for picture in sorted((self.folder / "pictures").glob("*.png")):
             self._store.put_file(run, picture, "pictures")
-        if metrics.get("data_digest"):
-            self._put_data_set(run, str(metrics["data_digest"]))
         digest = metrics.get("architecture_digest")
         tags = {"architecture_digest": str(digest)} if digest else {}
         points = points_at(result_values(metrics) | costs, _mtime_ms(self.folder / "metrics.json"))
@@ -230,7 +226,8 @@ def _portions(events: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, A
 
 def _event_tags(event: Mapping[str, Any]) -> dict[str, str]:
     if event["event"] == "started":
-        return environment_tags(event)
+        digest = event.get("settings_digest")
+        return environment_tags(event) | ({"settings_digest": str(digest)} if digest else {})
     if event["event"] == "stage":
         return {"stage": f"{event['stage']} of {event['stages']}", "form": str(event.get("form"))}
     return {"architecture_digest": str(event["digest"])} if "digest" in event else {}

@@ -160,7 +160,7 @@ def flat_texts(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def environment_tags(started: Mapping[str, Any]) -> dict[str, str]:
     """Return what a "started" event says of the machine, as tags `environment.<name>`."""
-    left_out = {"n", "time", "event", "phase"}
+    left_out = {"n", "time", "event", "phase", "data_digest", "settings_digest"}
     values = {k: v for k, v in started.items() if k not in left_out}
     return {f"environment.{key}": text for key, text in flat_texts(values).items()}
 

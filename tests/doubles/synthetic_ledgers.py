@@ -36,7 +36,8 @@ def make_events(
 
     strengths = {k: [{o: rng.gauss(0, 1) for o in OPERATOR_NAMES} for _ in range(EDGES)] for k in CELL_KINDS}
     candidates = {k: [list(OPERATOR_NAMES) for _ in range(EDGES)] for k in CELL_KINDS}
-    add("started", phase="search", device="cpu", threads=2, torch="2.15.0", python="3.11.9")
+    environment = {"device": "cpu", "threads": 2, "torch": "2.15.0", "python": "3.11.9"}
+    add("started", phase="search", **environment, data_digest="cd" * 32, settings_digest="ef" * 32)
     for stage, kept_number in enumerate(keep, start=1):
         count = len(candidates["normal"][0])
         add(
