@@ -59,7 +59,9 @@ class CellArchitecture:
     reduction: Cell
 
     @classmethod
-    def of(cls, normal: Sequence[Sequence[tuple[int, str]]], reduction: Sequence[Sequence[tuple[int, str]]]) -> "CellArchitecture":
+    def of(
+        cls, normal: Sequence[Sequence[tuple[int, str]]], reduction: Sequence[Sequence[tuple[int, str]]]
+    ) -> "CellArchitecture":
         """Return the canonical architecture of (source, operator) pairs per node.
 
         Raises:

@@ -48,11 +48,17 @@ class DataSettings:
     )
     test_fraction: float = setting(0.3, "share of the images kept for testing where the split is made here", gt=0, lt=1)
     window: int | Literal["auto", "off"] = setting(
-        "auto", "side of the windows cut from long images; auto: the short side where the long one is 1.8 times it or more", unit="px", ge=16
+        "auto",
+        "side of the windows cut from long images; auto: the short side where the long one is 1.8 times it or more",
+        unit="px",
+        ge=16,
     )
     stride: int | Literal["auto"] = setting("auto", "step between windows; auto: half a window", unit="px", ge=1)
     alpha_fraction: float = setting(
-        0.6, "share of the training images that the alphas learn from; the weights learn from the rest (Sec. 4.1.5)", gt=0, lt=1
+        0.6,
+        "share of the training images that the alphas learn from; the weights learn from the rest (Sec. 4.1.5)",
+        gt=0,
+        lt=1,
     )
     augment: tuple[Augmentation, ...] = setting((), "random changes of training tiles, image and mask together")
 
@@ -61,7 +67,9 @@ class DataSettings:
 class NetworkSettings:
     """The NAS-ASDet network around the searched cells."""
 
-    channels: int = setting(16, "width C of a node in the first cell; doubles at every reduction [not stated]", ge=4, multiple_of=2)
+    channels: int = setting(
+        16, "width C of a node in the first cell; doubles at every reduction [not stated]", ge=4, multiple_of=2
+    )
     stem_multiplier: int = setting(4, "the stem has this many times C channels [not stated]", ge=1)
     operators: tuple[str, ...] = setting(
         (
@@ -86,7 +94,6 @@ class NetworkSettings:
         "adaptive", "how the five levels are joined (Eq. 5-10; the others are Fig. 8)"
     )
     fusion_reduction: int = setting(16, "hidden units of the fusion weights are channels over this (Table 3)", ge=1)
-    attention_norm: bool = setting(False, "batch norm after attention operators while searching [not stated]")
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,8 @@ class SearchSettings:
     keep: tuple[int, ...] = setting((7, 4, 2, 1), "operators left per edge after each stage; the last is 1")
     epochs: int = setting(70, "epochs of each stage, the warm-up included", unit="epochs", ge=1)
     warmup_epochs: int = setting(20, "first epochs of each stage that train weights only", unit="epochs", ge=0)
-    batch: int = setting(4, "tiles per step", unit="tiles", ge=1)
+    batch: int = setting(4, "tiles per step", unit="tiles", ge=2)
+    steps: int = setting(0, "most steps of an epoch, 0 for a pass over all tiles", unit="steps", ge=0)
     order: Literal["first", "second"] = setting("first", "order of the bilevel gradient (DARTS Eq. 7)")
     alpha_lr: float = setting(2e-3, "Adam learning rate of the alphas", gt=0)
     alpha_weight_decay: float = setting(1e-3, "L2 penalty of the alphas", ge=0)
@@ -130,14 +138,17 @@ class RetrainSettings:
     """Training of the chosen network from new weights (Sec. 4.1.5)."""
 
     epochs: int = setting(500, "passes over the training tiles", unit="epochs", ge=1)
-    batch: int = setting(4, "tiles per step", unit="tiles", ge=1)
+    batch: int = setting(4, "tiles per step", unit="tiles", ge=2)
+    steps: int = setting(0, "most steps of an epoch, 0 for a pass over all tiles", unit="steps", ge=0)
     lr: float = setting(5e-3, "SGD learning rate", gt=0)
     momentum: float = setting(0.9, "SGD momentum", ge=0, lt=1)
     weight_decay: float = setting(1e-4, "L2 penalty", ge=0)
     schedule: Literal["cosine", "constant"] = setting("cosine", "course of lr [not stated]")
     clip: float = setting(5.0, "largest norm of the gradient, 0 for none [not stated]", ge=0)
     deep_supervision: bool = setting(True, "keep the five branch losses while retraining [not stated]")
-    select: Literal["last", "best_val"] = setting("last", "which epoch's weights are tested; best_val needs validation_fraction")
+    select: Literal["last", "best_val"] = setting(
+        "last", "which epoch's weights are tested; best_val needs validation_fraction"
+    )
     validation_fraction: float = setting(0.0, "share of the training images held out to select by", ge=0, lt=1)
     ema: float = setting(0.0, "decay of the averaged weights that are tested, 0 for none", ge=0, lt=1)
 
@@ -181,7 +192,7 @@ class Settings:
             TypeError: values has a key that no setting has.
         """
         sections = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.name != "seed"}
-        built = {name: section(**_tuples(values.get(name, {}))) for name, section in sections.items()}  # type: ignore[misc, operator]
+        built = {name: section(**_tuples(values.get(name, {}))) for name, section in sections.items()}  # type: ignore[operator]
         unknown = set(values) - set(built) - {"seed"}
         if unknown:
             raise TypeError(f"unknown settings {sorted(unknown)}; allowed are seed, {', '.join(built)}")
@@ -201,8 +212,8 @@ BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
     "smoke": {
         "data": {"image_size": 64, "augment": ("hflip", "vflip")},
         "network": {"channels": 8},
-        "search": {"epochs": 3, "warmup_epochs": 1, "weight_lr": 0.025, "alpha_lr": 0.02},
-        "retrain": {"epochs": 30, "lr": 0.025},
+        "search": {"epochs": 4, "warmup_epochs": 1, "steps": 12, "weight_lr": 0.025, "alpha_lr": 0.02},
+        "retrain": {"epochs": 40, "steps": 40, "lr": 0.025},
     },
     "short": {
         "data": {"image_size": 128, "augment": ("hflip", "vflip")},

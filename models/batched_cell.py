@@ -1,0 +1,396 @@
+"""Mixed edges computed in batches: all edges that leave one node at once, equal to the plain sum but for rounding.
+
+Edges that leave a state share its ReLU, its pools and its attention statistics; their depthwise kernels of one size
+are one grouped convolution, all their pointwise kernels another, and the softmax shares enter as the scale of the
+last batch norm. C_k-2 and C_k-1 are known together and form one group; each inner node is a group of its own. Zero
+operators are not computed: they keep their share of the softmax and add nothing. Depthwise taps that never meet
+a small map are cropped.
+
+Shapes: B images, c channels of a node, s sources of a group, n nodes that they reach, U units, where a unit is one
+operator of one edge. Units are sorted by operator, then source, then node.
+Source: NAS-ASDet Eq. 1-2, computed in another order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.architecture import NODES
+from models.cell import Cell, edge_name
+from models.cell_space import EDGES
+from models.operators import BATCH_NORM_EPS, pool
+
+SEPARABLE = {"sep_conv_3x3": 1, "sep_conv_5x5": 1, "sep_conv_7x7": 1}
+DILATED = {"dil_conv_3x3": 2, "dil_conv_5x5": 2}
+DILATION = SEPARABLE | DILATED
+POOLS = {"max_pool_3x3": "max", "avg_pool_3x3": "avg"}
+GATED = ("identity", "channel_att", "spatial_att")
+GROUPS = ((0, 1), (2,), (3,), (4,))
+"""States whose outgoing edges are computed together."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One operator of one edge; `source` and `node` count within the group, `share` indexes the flat alpha table."""
+
+    operator: str
+    edge: str
+    source: int
+    node: int
+    share: int
+
+
+class SourceGroup(nn.Module):
+    """All edges that leave one group of states, with the parameters of a plain cell stacked.
+
+    Args (constructor):
+        plain: the cell whose parameters are taken over (copied).
+        sources: numbers of the states.
+    """
+
+    pointwise_first: nn.Parameter
+    pointwise_last: nn.Parameter
+    squeeze_weight: nn.Parameter
+    squeeze_bias: nn.Parameter
+    excite_weight: nn.Parameter
+    excite_bias: nn.Parameter
+    spatial: nn.Parameter
+    share_index: Tensor
+    target: Tensor
+    source_channel_att: Tensor
+    source_spatial_att: Tensor
+
+    def __init__(self, plain: Cell, sources: tuple[int, ...]) -> None:
+        super().__init__()
+        self.stride = 2 if plain.reduction and sources == GROUPS[0] else 1
+        self.channels, self.sources = plain.channels, len(sources)
+        self.first_node = max(sources[-1] - 1, 0)
+        self.nodes = NODES - self.first_node
+        self.units = _units(plain.candidates, sources, self.first_node)
+        self.order = [u for name in (*DILATION, *POOLS, *GATED) for u in self.units.get(name, [])]
+        self.register_buffer("share_index", torch.tensor([u.share for u in self.order], dtype=torch.long), False)
+        self._lay_out()
+        self.stacked: dict[str, list[str]] = {}
+        self._take(dict(plain.named_parameters()))
+
+    # --- construction -------------------------------------------------------------------------------------------
+
+    def _of(self, *names: str) -> list[Unit]:
+        return [u for name in names for u in self.units.get(name, [])]
+
+    def _lay_out(self) -> None:
+        """Precompute index buffers, so that forward makes no tensor on the host."""
+
+        def index(name: str, values: list[int]) -> None:
+            self.register_buffer(name, torch.tensor(values, dtype=torch.long), False)
+
+        full = self.sources * self.nodes
+        self.full = {name: len(self._of(name)) == full for name in (*DILATION, *POOLS, *GATED)}
+        for name in (*DILATION, *POOLS, *GATED):
+            index(f"slot_{name}", [u.source * self.nodes + u.node for u in self._of(name)])
+            index(f"source_{name}", [u.source for u in self._of(name)])
+        index("target", [u.node for u in self._of(*DILATION)])
+        self.pool_names = [name for name in POOLS if self._of(name)]
+
+    def _take(self, plain: dict[str, nn.Parameter]) -> None:
+        """Stack the plain parameters; `self.stacked` names the ones that each stack holds, in order."""
+
+        def stack(name: str, pairs: list[tuple[Unit, str]]) -> None:
+            if pairs:
+                self.stacked[name] = [f"edges.{u.edge}.operators.{u.operator}.{suffix}" for u, suffix in pairs]
+                self.register_parameter(name, nn.Parameter(torch.cat([plain[k].detach() for k in self.stacked[name]])))
+
+        for name in SEPARABLE:
+            stack(f"depthwise_{name}", [(u, "0.depthwise.weight") for u in self._of(name)])
+            stack(f"second_{name}", [(u, "1.depthwise.weight") for u in self._of(name)])
+        for name in DILATED:
+            stack(f"depthwise_{name}", [(u, "depthwise.weight") for u in self._of(name)])
+        separable, dilated = self._of(*SEPARABLE), self._of(*DILATED)
+        stack("pointwise_first", [(u, "0.pointwise.weight") for u in separable])
+        last = [(u, "1.pointwise.weight") for u in separable] + [(u, "pointwise.weight") for u in dilated]
+        stack("pointwise_last", last)
+        for part in ("squeeze.weight", "squeeze.bias", "excite.weight", "excite.bias"):
+            stack(part.replace(".", "_"), [(u, f"1.{part}") for u in self._of("channel_att")])
+        stack("spatial", [(u, "1.conv.weight") for u in self._of("spatial_att")])
+        if self.stride == 2:
+            for source in range(self.sources):
+                own = [u for u in self._of(*GATED) if u.source == source]
+                for half in ("even", "odd"):
+                    prefix = {"identity": "", "channel_att": "0.", "spatial_att": "0."}
+                    stack(f"reduce_{half}{source}", [(u, f"{prefix[u.operator]}{half}.weight") for u in own])
+
+    # --- forward ------------------------------------------------------------------------------------------------
+
+    def gather(self, shares: Tensor) -> dict[str, Tensor]:
+        """Return the shares of this group's units by operator: "mixed" for all convolutions, the others by name.
+
+        Args:
+            shares: (14, candidates).
+        """
+        flat = shares.flatten().index_select(0, self.share_index)
+        sizes = [len(self._of(*DILATION)), *(len(self._of(name)) for name in (*POOLS, *GATED))]
+        return dict(zip(("mixed", *POOLS, *GATED), flat.split(sizes), strict=True))
+
+    def forward(self, states: list[Tensor], shares: dict[str, Tensor]) -> Tensor:
+        """Return what these states add to the nodes from `first_node` on, (B, n, c, H / stride, W / stride).
+
+        Args:
+            states: the s source states, (B, c, H, W) each.
+            shares: as `gather` returns them.
+        """
+        x = torch.cat(states, dim=1) if len(states) > 1 else states[0]
+        parts = []
+        rectified = F.relu(x)
+        if len(shares["mixed"]):
+            parts.append(self._convolutions(rectified, shares["mixed"]))
+        if self.pool_names:
+            parts.append(self._pools(x, shares))
+        if self._of(*GATED):
+            parts.append(self._gates(x, shares) if self.stride == 1 else self._reduced_gates(rectified, shares))
+        if not parts:
+            b, _, h, w = x.shape
+            return x.new_zeros(b, self.nodes, self.channels, h // self.stride, w // self.stride)
+        return sum(parts[1:], start=parts[0])
+
+    def _convolutions(self, rectified: Tensor, shares: Tensor) -> Tensor:
+        """Separable convolutions (twice) and dilated ones (once): two grouped 1x1, two batch norms in all."""
+        first: list[Tensor] = []
+        dilated: list[Tensor] = []
+        everywhere = self._repeat(rectified) if any(self.full[name] for name in DILATION) else rectified
+        for name in DILATION:
+            if self._of(name):
+                spread = everywhere if self.full[name] else self._select(rectified, name)
+                weight = getattr(self, f"depthwise_{name}")
+                (first if name in SEPARABLE else dilated).append(
+                    _depthwise(spread, weight, self.stride, DILATION[name])
+                )
+        second = []
+        if first:
+            mixed = F.relu(_norm(F.conv2d(torch.cat(first, 1), self.pointwise_first, groups=len(self._of(*SEPARABLE)))))
+            names = [name for name in SEPARABLE if self._of(name)]
+            for name, block in zip(names, mixed.split([f.shape[1] for f in first], dim=1), strict=True):
+                second.append(_depthwise(block, getattr(self, f"second_{name}"), 1, 1))
+        mixed = F.conv2d(torch.cat([*second, *dilated], 1), self.pointwise_last, groups=len(shares))
+        scale = shares[:, None].expand(-1, self.channels).reshape(-1)
+        return self._sum_units(_norm(mixed, scale))
+
+    def _sum_units(self, units: Tensor) -> Tensor:
+        """Add units (B, U c, H, W), in the order of `DILATION`, into their nodes, (B, n, c, H, W)."""
+        b, _, h, w = units.shape
+        if all(self.full[name] or not self._of(name) for name in DILATION):
+            return units.view(b, -1, self.nodes, self.channels, h, w).sum(1)
+        grouped = units.view(b, -1, self.channels, h, w)
+        return grouped.new_zeros(b, self.nodes, self.channels, h, w).index_add(1, self.target, grouped)
+
+    def _pools(self, x: Tensor, shares: dict[str, Tensor]) -> Tensor:
+        """Pools once per source, spread over the nodes by their shares."""
+        pooled = _norm(torch.cat([pool(POOLS[name], x, self.stride) for name in self.pool_names], dim=1))
+        pooled = pooled.view(pooled.shape[0], -1, 1, self.channels, *pooled.shape[2:])
+        weight = torch.cat([self._to_slots(shares[name], name) for name in self.pool_names])
+        return (pooled * weight.view(1, -1, self.nodes, 1, 1, 1)).sum(1)
+
+    def _gates(self, x: Tensor, shares: dict[str, Tensor]) -> Tensor:
+        """Identity and both attentions at stride 1: all are x times something, so one product serves them."""
+        b, _, h, w = x.shape
+        inputs = x.view(b, self.sources, self.channels, h, w)
+        gate = x.new_zeros(1, 1, 1, 1, 1)
+        if self._of("identity"):
+            gate = self._to_slots(shares["identity"], "identity").view(1, -1, 1, 1, 1)
+        if self._of("channel_att"):
+            means = inputs.mean((3, 4)).index_select(1, self.source_channel_att)
+            channel = self._channel_gate(means, slice(None)) * shares["channel_att"][None, :, None]
+            gate = gate + self._to_slots(channel, "channel_att")[..., None, None]
+        if self._of("spatial_att"):
+            statistics = torch.stack([inputs.amax(2), inputs.mean(2)], dim=2).index_select(1, self.source_spatial_att)
+            spatial = self._spatial_gate(statistics, slice(None)) * shares["spatial_att"][None, :, None, None]
+            gate = gate + self._to_slots(spatial, "spatial_att").unsqueeze(2)
+        gate = gate.view(gate.shape[0], self.sources, self.nodes, *gate.shape[2:])
+        return (inputs.unsqueeze(2) * gate).sum(1)
+
+    def _reduced_gates(self, rectified: Tensor, shares: dict[str, Tensor]) -> Tensor:
+        """The same at stride 2, where every unit has a factorized reduction of its own: source by source."""
+        total: Tensor | None = None
+        for source, x in enumerate(rectified.chunk(self.sources, dim=1)):
+            counts = [sum(u.source == source for u in self._of(name)) for name in GATED]
+            if not sum(counts):
+                continue
+            even = F.conv2d(x, getattr(self, f"reduce_even{source}"), stride=2)
+            odd = F.conv2d(x[:, :, 1:, 1:], getattr(self, f"reduce_odd{source}"), stride=2)
+            b, _, h, w = even.shape
+            halves = [half.view(b, sum(counts), -1, h, w) for half in (even, odd)]
+            reduced = _norm(torch.cat(halves, dim=2).view(b, -1, h, w)).view(b, sum(counts), self.channels, h, w)
+            for name, block in zip(GATED, reduced.split(counts, dim=1), strict=True):
+                if block.shape[1]:
+                    added = self._to_nodes(block * self._reduced_gate(name, source, block, shares[name]), name, source)
+                    total = added if total is None else total + added
+        assert total is not None
+        return total
+
+    def _reduced_gate(self, name: str, source: int, block: Tensor, shares: Tensor) -> Tensor:
+        rows = self._rows(name, source)
+        share = shares[rows][None, :, None, None, None]
+        if name == "channel_att":
+            return share * self._channel_gate(block.mean((3, 4)), rows)[..., None, None]
+        if name == "spatial_att":
+            return share * self._spatial_gate(torch.stack([block.amax(2), block.mean(2)], 2), rows).unsqueeze(2)
+        return share
+
+    def _rows(self, name: str, source: int) -> slice:
+        before = sum(u.source < source for u in self._of(name))
+        return slice(before, before + sum(u.source == source for u in self._of(name)))
+
+    def _channel_gate(self, means: Tensor, rows: slice) -> Tensor:
+        """Return sigmoid(excite(relu(squeeze(means)))) of units `rows`: (B, U, c) to (B, U, c)."""
+        c, units = self.channels, means.shape[1]
+        squeeze = self.squeeze_weight.view(-1, self.squeeze_weight.shape[0] // self._count("channel_att"), c)[rows]
+        excite = self.excite_weight.view(-1, c, self.excite_weight.shape[1])[rows]
+        hidden = self.squeeze_bias.view(-1, 1, squeeze.shape[1])[rows]
+        hidden = F.relu(torch.baddbmm(hidden, means.transpose(0, 1), squeeze.transpose(1, 2)))
+        out = torch.baddbmm(self.excite_bias.view(-1, 1, c)[rows], hidden, excite.transpose(1, 2))
+        assert out.shape[0] == units
+        return torch.sigmoid(out).transpose(0, 1)
+
+    def _spatial_gate(self, statistics: Tensor, rows: slice) -> Tensor:
+        """Return sigmoid(conv 7x7) of (B, U, 2, H, W) statistics: (B, U, H, W)."""
+        b, units, _, h, w = statistics.shape
+        weight = _crop(self.spatial[rows], 1, h, w)
+        padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+        return torch.sigmoid(F.conv2d(statistics.reshape(b, 2 * units, h, w), weight, padding=padding, groups=units))
+
+    def _count(self, name: str) -> int:
+        return len(self._of(name))
+
+    # --- from units to sources and nodes ------------------------------------------------------------------------
+
+    def _repeat(self, x: Tensor) -> Tensor:
+        """Return x (B, s c, H, W) with each source repeated for every node, (B, s n c, H, W), in x's memory order."""
+        b, _, h, w = x.shape
+        if _is_channels_last(x):
+            last = x.permute(0, 2, 3, 1).view(b, h, w, self.sources, 1, self.channels)
+            last = last.expand(-1, -1, -1, -1, self.nodes, -1).reshape(b, h, w, -1)
+            return last.permute(0, 3, 1, 2)
+        spread = x.view(b, self.sources, 1, self.channels, h, w).expand(-1, -1, self.nodes, -1, -1, -1)
+        return spread.reshape(b, -1, h, w)
+
+    def _select(self, x: Tensor, name: str) -> Tensor:
+        """Return the source channels of the units of `name`, (B, U c, H, W)."""
+        b, _, h, w = x.shape
+        index = getattr(self, f"source_{name}")
+        if _is_channels_last(x):
+            last = x.permute(0, 2, 3, 1).view(b, h, w, self.sources, self.channels)
+            return last.index_select(3, index).view(b, h, w, -1).permute(0, 3, 1, 2)
+        return x.view(b, self.sources, self.channels, h, w).index_select(1, index).view(b, -1, h, w)
+
+    def _to_slots(self, values: Tensor, name: str) -> Tensor:
+        """Lay values of units, (U,) or (B, U, ...), out over all s n slots; absent edges get 0."""
+        if self.full[name]:
+            return values
+        dim = 0 if values.dim() == 1 else 1
+        shape = list(values.shape)
+        shape[dim] = self.sources * self.nodes
+        return values.new_zeros(shape).index_copy(dim, getattr(self, f"slot_{name}"), values)
+
+    def _to_nodes(self, block: Tensor, name: str, source: int) -> Tensor:
+        """Lay units of one source, (B, U, c, H, W), out over the n nodes."""
+        if self.full[name]:
+            return block
+        slots = getattr(self, f"slot_{name}")[self._rows(name, source)] - source * self.nodes
+        shape = (block.shape[0], self.nodes, *block.shape[2:])
+        return block.new_zeros(shape).index_copy(1, slots, block)
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """Return the stacked parameters under the names that they have in the plain cell."""
+        own = dict(self.named_parameters())
+        return {
+            name: part
+            for stack, names in self.stacked.items()
+            for name, part in zip(names, own[stack].detach().chunk(len(names)), strict=True)
+        }
+
+
+class BatchedCell(nn.Module):
+    """A cell that computes what `plain` computes, by source groups; it takes plain's parameters over."""
+
+    def __init__(self, plain: Cell) -> None:
+        super().__init__()
+        self.candidates, self.channels, self.reduction = plain.candidates, plain.channels, plain.reduction
+        self.preprocess0, self.preprocess1 = plain.preprocess0, plain.preprocess1
+        self.residual = plain.residual
+        self.groups = nn.ModuleList(SourceGroup(plain, sources) for sources in GROUPS)
+
+    def gather(self, shares: Tensor) -> list[dict[str, Tensor]]:
+        """Return per group what its `gather` returns of shares (14, candidates); cells of a kind agree in it."""
+        return [group.gather(shares) for group in self._groups()]
+
+    def _groups(self) -> list[SourceGroup]:
+        return cast(list[SourceGroup], list(self.groups))
+
+    def forward(self, before_last: Tensor, last: Tensor, shares: list[dict[str, Tensor]]) -> Tensor:
+        """Return C_k (Eq. 2-3), (B, 4c, H', W').
+
+        Args:
+            before_last: C_k-2. last: C_k-1, (B, C, H, W).
+            shares: what `gather` returned.
+        """
+        inputs = [self.preprocess0(before_last), self.preprocess1(last)]
+        nodes: list[Tensor] = []
+        waiting: list[Tensor] = []
+        for position, (group, share) in enumerate(zip(self._groups(), shares, strict=True)):
+            added = group(inputs if position == 0 else [nodes[-1]], share)
+            waiting = (
+                list(added.unbind(1))
+                if not waiting
+                else [w + a for w, a in zip(waiting[1:], added.unbind(1), strict=True)]
+            )
+            nodes.append(waiting[0])
+        return self.residual.add_to(torch.cat(nodes, dim=1), last)
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """Return all parameters under the names that they have in the plain cell."""
+        state = {k: v.detach() for k, v in self.named_parameters() if not k.startswith("groups.")}
+        for group in self._groups():
+            state.update(group.plain_state())
+        return state
+
+
+def _units(candidates: Sequence[Sequence[str]], sources: tuple[int, ...], first_node: int) -> dict[str, list[Unit]]:
+    """Return the units of the edges that leave `sources`, by operator, each list by source, then node."""
+    width = max(map(len, candidates))
+    units: dict[str, list[Unit]] = {}
+    for source in sources:
+        for index, (node, origin) in enumerate(EDGES):
+            for position, name in enumerate(candidates[index] if origin == source else ()):
+                unit = Unit(
+                    name, edge_name(node, source), sources.index(source), node - first_node, index * width + position
+                )
+                units.setdefault(name, []).append(unit)
+    return units
+
+
+def _norm(x: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Batch norm by the batch's own statistics, as the supernet's plain operators do, times `scale` per channel."""
+    return F.batch_norm(x, None, None, scale, None, training=True, eps=BATCH_NORM_EPS)
+
+
+def _depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    """Return the depthwise convolution (padding keeps the size at stride 1) without taps that never meet the map."""
+    weight = _crop(weight, dilation, x.shape[2], x.shape[3])
+    padding = (dilation * (weight.shape[2] // 2), dilation * (weight.shape[3] // 2))
+    return F.conv2d(x, weight, None, stride, padding, dilation, groups=x.shape[1])
+
+
+def _crop(weight: Tensor, dilation: int, height: int, width: int) -> Tensor:
+    """Cut the outer taps whose offset is at least the size of the map: they only ever meet padding."""
+    half = weight.shape[2] // 2
+    rows, columns = (min(half, (size - 1) // dilation) for size in (height, width))
+    if rows == half and columns == half:
+        return weight
+    return weight[:, :, half - rows : half + rows + 1, half - columns : half + columns + 1]
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()

@@ -1,0 +1,49 @@
+"""The little that training must know of being one of several processes (torch.distributed, gloo or NCCL).
+
+A group is made by whoever starts the processes. Without one, `rank` is 0, `world_size` 1 and averaging does nothing.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """Return the number of this process in its group, 0 without one."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes in the group, 1 without one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def average(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return every tensor's mean over the group, by one all-reduce; the tensors themselves without a group."""
+    if world_size() == 1:
+        return list(tensors)
+    flat = torch.cat([t.flatten() for t in tensors]) / world_size()
+    dist.all_reduce(flat)
+    parts = flat.split([t.numel() for t in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def average_gradients(parameters: Sequence[Tensor]) -> None:
+    """Replace every gradient by its mean over the group; absent gradients count as zero.
+
+    DistributedDataParallel is not used: it hooks into `backward` of every parameter, while a step here has gradients
+    of the weights alone or of the alphas alone, and one flat all-reduce is what it would send too.
+    """
+    if world_size() == 1:
+        return
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    for parameter, mean in zip(parameters, average(gradients), strict=True):
+        parameter.grad = mean
+
+
+def wait_for_all() -> None:
+    """Let every process reach this point."""
+    if world_size() > 1:
+        dist.barrier()
