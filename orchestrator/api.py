@@ -11,7 +11,7 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from orchestrator.attempt import RUN_TRIAL
 from orchestrator.config import Layer, data_sets_layer, file_layer, resolve, set_layer
@@ -22,6 +22,9 @@ from orchestrator.pipeline import tracking_uri as resolved_tracking_uri
 from orchestrator.report import RunResult, result_of, results_in
 from orchestrator.runs import find_run
 from search.errors import InputError
+
+if TYPE_CHECKING:
+    from search.data.report import Report
 
 RUNS = Path("runs")
 
@@ -254,6 +257,30 @@ def ui(*, runs: Path = RUNS, port: int = 5000, host: str = "127.0.0.1") -> int:
         except OSError as error:
             raise PortInUseError(f"--port {port} on {host}: {error.strerror}; choose another") from error
     return subprocess.run(ui_command(runs, port, host), env={**ENVIRONMENT, **os.environ}).returncode
+
+
+def data_check(path: Path, *, reader: str = "auto", sheet: Path | None = None, split: Path | None = None) -> "Report":
+    """Return what a data set holds and what is wrong with it.
+
+    Args:
+        path: folder of the data set.
+        reader: how it is laid out; auto recognises it.
+        sheet: PNG file for the report as pictures; None draws none.
+        split: folder for the lists of the proposed group-safe split; None writes none.
+
+    Raises:
+        InputError: no reader understands the folder, or there is no split to write.
+    """
+    from search.data.check import check
+    from search.data.report import write_split
+    from search.data.sheet import draw_sheet
+
+    report = check(path, reader)
+    if split is not None:
+        write_split(report, split)
+    if sheet is not None:
+        draw_sheet(report, sheet)
+    return report
 
 
 def data_synthesize(folder: Path, *, images: int = 48, size: int = 96, seed: int = 0) -> Path:

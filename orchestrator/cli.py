@@ -59,54 +59,82 @@ data_app = typer.Typer(no_args_is_help=True, help="Check and generate data sets.
 app.add_typer(data_app, name="data")
 
 
-def _setting(cls: type, name: str, *flags: str) -> Any:
+def _setting(panel: str, cls: type, name: str, *flags: str) -> Any:
     """Return an option that shows the help, unit and default that the setting has."""
     field = next(field for field in dataclasses.fields(cls) if field.name == name)
-    unit = f" [{field.metadata['unit']}]" if field.metadata.get("unit") else ""
-    return typer.Option(*flags, help=field.metadata["help"] + unit, show_default=str(field.default) or "none")
+    unit = f" ({field.metadata['unit']})" if field.metadata.get("unit") else ""
+    return typer.Option(
+        *flags,
+        help=field.metadata["help"] + unit,
+        show_default=str(field.default) or "empty",
+        rich_help_panel=panel,
+    )
 
 
-RunsOption = Annotated[Path, typer.Option("--runs", help="folder of runs")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="show nothing but the result")]
-LinesOption = Annotated[bool, typer.Option("--json-lines", help="progress as JSON lines on standard error")]
+WHAT, WHERE, RECORD, OUTPUT = "What", "Where", "Record", "Output"
+"""Panels of the options in --help."""
+
+RunsOption = Annotated[Path, typer.Option("--runs", help="folder of runs", rich_help_panel=RECORD)]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="print one JSON object on standard output", rich_help_panel=OUTPUT)
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="show nothing but the result", rich_help_panel=OUTPUT)]
+LinesOption = Annotated[
+    bool,
+    typer.Option("--json-lines", help="progress as JSON lines on standard error", rich_help_panel=OUTPUT),
+]
 NameOption = Annotated[
-    str | None, typer.Option("--name", help="name of the run", show_default="time and method")
+    str | None,
+    typer.Option("--name", help="name of the run", show_default="time and method", rich_help_panel=RECORD),
 ]
 BudgetOption = Annotated[
     Literal["demo", "smoke", "short", "paper"] | None,
-    typer.Option("--budget", help="what settings start from", show_default="paper on a GPU, else smoke"),
+    typer.Option(
+        "--budget",
+        help="what settings start from",
+        show_default="paper on a GPU, else smoke",
+        rich_help_panel=WHAT,
+    ),
 ]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="YAML file of settings, see: defectnas config")
+    Path | None,
+    typer.Option("--config", help="YAML file of settings, see: defectnas config", rich_help_panel=WHAT),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="one setting, as search.epochs=5; repeatable"),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="one setting, as search.epochs=5; repeatable", rich_help_panel=WHAT
+    ),
 ]
-DataOption = Annotated[list[Path] | None, typer.Option("--data", help="folder of a data set; repeatable")]
-SeedOption = Annotated[int | None, _setting(settings.Launch, "seed", "--seed")]
-SeedsOption = Annotated[int | None, _setting(settings.Launch, "seeds", "--seeds")]
-BaselineOption = Annotated[
-    Literal["none", "random"] | None, _setting(settings.Launch, "baseline", "--baseline")
+DataOption = Annotated[
+    list[Path] | None,
+    typer.Option("--data", metavar="FOLDER", help="a data set; repeatable", rich_help_panel=WHAT),
 ]
-CpusOption = Annotated[int | None, _setting(settings.ResourceSettings, "cpus", "--cpus")]
-GpusOption = Annotated[float | None, _setting(settings.ResourceSettings, "gpus", "--gpus")]
-WorkersOption = Annotated[int | None, _setting(settings.ResourceSettings, "workers", "--workers")]
-ParallelOption = Annotated[int | None, _setting(settings.ResourceSettings, "parallel", "--parallel")]
-ClusterOption = Annotated[str | None, _setting(settings.ClusterSettings, "address", "--cluster")]
+SeedOption = Annotated[int | None, _setting(WHAT, settings.Launch, "seed", "--seed")]
+SeedsOption = Annotated[int | None, _setting(WHAT, settings.Launch, "seeds", "--seeds")]
+BaselineOption = Annotated[Literal["none", "random"] | None, _setting(WHAT, settings.Launch, "baseline", "--baseline")]
+CpusOption = Annotated[int | None, _setting(WHERE, settings.ResourceSettings, "cpus", "--cpus")]
+GpusOption = Annotated[float | None, _setting(WHERE, settings.ResourceSettings, "gpus", "--gpus")]
+WorkersOption = Annotated[int | None, _setting(WHERE, settings.ResourceSettings, "workers", "--workers")]
+ParallelOption = Annotated[int | None, _setting(WHERE, settings.ResourceSettings, "parallel", "--parallel")]
+ClusterOption = Annotated[str | None, _setting(WHERE, settings.ClusterSettings, "address", "--cluster")]
 RayOption = Annotated[
     bool | None,
     typer.Option(
-        "--ray/--no-ray", help="no-ray: one trial after the other in this process", show_default="ray"
+        "--ray/--no-ray",
+        help="no-ray: one trial after the other in this process",
+        show_default="ray",
+        rich_help_panel=WHERE,
     ),
 ]
 TrackingOption = Annotated[
     bool | None,
-    typer.Option("--tracking/--no-tracking", help="record with MLflow", show_default="tracking"),
+    typer.Option(
+        "--tracking/--no-tracking", help="record with MLflow", show_default="tracking", rich_help_panel=RECORD
+    ),
 ]
-UriOption = Annotated[str | None, _setting(settings.TrackingSettings, "uri", "--tracking-uri")]
-ExperimentOption = Annotated[str | None, _setting(settings.TrackingSettings, "experiment", "--experiment")]
+UriOption = Annotated[str | None, _setting(RECORD, settings.TrackingSettings, "uri", "--tracking-uri")]
+ExperimentOption = Annotated[str | None, _setting(RECORD, settings.TrackingSettings, "experiment", "--experiment")]
 
 
 @app.command()
@@ -230,6 +258,7 @@ def show(
             _print_json({**run_summary(result), **result.to_dict()})
         else:
             _print_result(result)
+        _print_failures(result)
         return
     results = api.show_all(runs=runs)
     if json_:
@@ -248,9 +277,7 @@ def config(
     config: ConfigOption = None,
     set_: SetOption = None,
     json_: JsonOption = False,
-    schema: Annotated[
-        bool, typer.Option("--schema", help="print the JSON schema of --config files instead")
-    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema of --config files instead")] = False,
 ) -> None:
     """Print every setting as a launch would use it, as YAML that --config reads."""
     from orchestrator import api
@@ -310,10 +337,44 @@ def ui(
 
 
 @data_app.command()
+def check(
+    path: Annotated[Path, typer.Argument(help="folder of the data set")],
+    reader: Annotated[str, typer.Option("--reader", help="how it is laid out; auto recognises it")] = "auto",
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--sheet", help="PNG file of the picture sheet", show_default="NAME-check.png here"),
+    ] = None,
+    no_sheet: Annotated[bool, typer.Option("--no-sheet", help="draw no picture sheet")] = False,
+    write_split: Annotated[
+        Path | None,
+        typer.Option("--write-split", help="folder for the lists of the proposed split", show_default="not written"),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Report counts, sizes, classes, damaged files, duplicates and leaks; in words and as a picture sheet.
+
+    Exit codes: 0 nothing is wrong, or only warnings; 1 errors were found; 2 no data set there.
+    """
+    from orchestrator import api
+
+    picture = None if no_sheet else sheet or Path(f"{path.resolve().name}-check.png")
+    report = api.data_check(path, reader=reader, sheet=picture, split=write_split)
+    if json_:
+        _print_json({**report.to_dict(), "sheet": picture and str(picture.resolve())})
+    else:
+        print("\n".join(report.lines()))
+        for what, where in (("picture sheet", picture), ("proposed split", write_split)):
+            if where is not None:
+                print(f"{what}: {where}")
+    if report.count("error"):
+        raise typer.Exit(FAILED)
+
+
+@data_app.command()
 def synthesize(
     folder: Annotated[Path, typer.Argument(help="to write to, new or empty")],
     images: Annotated[int, typer.Option("--images", min=8, help="how many images")] = 48,
-    size: Annotated[int, typer.Option("--size", min=32, help="side of the images [px]")] = 96,
+    size: Annotated[int, typer.Option("--size", min=32, help="side of the images (px)")] = 96,
     seed: Annotated[int, typer.Option("--seed", min=0, help="seed of everything random")] = 0,
     json_: JsonOption = False,
 ) -> None:
@@ -349,6 +410,7 @@ def _end(result: Any, runs: Path, json_: bool) -> None:
             Text(f"run folder  {result.folder}\nMLflow UI   defectnas ui{_runs_flag(runs)}"), soft_wrap=True
         )
     if result.failed:
+        _print_failures(result)
         raise typer.Exit(FAILED)
 
 
@@ -356,6 +418,9 @@ def _print_result(result: Any) -> None:
     from orchestrator.report import trials_table
 
     _stdout().print(trials_table(result.trials))
+
+
+def _print_failures(result: Any) -> None:
     for trial in result.failed:
         reason = next(iter((trial.folder / "error.txt").read_text(encoding="utf-8").splitlines()), "")
         print(f"failed: {trial.folder / 'error.txt'}: {reason}", file=sys.stderr)
@@ -381,3 +446,7 @@ def _runs_flag(runs: Path) -> str:
 
 def _as_typed(run: Path) -> str:
     return run.name if run.parent == Path("runs").resolve() else shlex.quote(str(run))
+
+
+if __name__ == "__main__":
+    main()

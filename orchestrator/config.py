@@ -82,9 +82,7 @@ def file_layer(path: Path) -> Layer:
     try:
         json.dumps(values)
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: {error}; settings are texts, numbers, booleans, lists and mappings"
-        ) from error
+        raise ConfigError(f"{path}: {error}; settings are texts, numbers, booleans, lists and mappings") from error
     if isinstance(values.get("data_sets"), list):
         values = {**values, "data_sets": [_rooted(entry, path.parent) for entry in values["data_sets"]]}
     return Layer(str(path), values)
@@ -107,9 +105,7 @@ def set_layer(assignments: Sequence[str]) -> Layer:
         for section in sections:
             here = here.setdefault(section, {})
             if not isinstance(here, dict):
-                raise ConfigError(
-                    f"--set {assignment}: {section} was given a value of its own by another --set"
-                )
+                raise ConfigError(f"--set {assignment}: {section} was given a value of its own by another --set")
         here[last] = parse_yaml(text, f"--set {key}")
     return Layer("--set", values)
 
@@ -127,9 +123,7 @@ def _rooted(entry: Any, folder: Path) -> Any:
     return entry
 
 
-def _merge(
-    into: dict[str, Any], values: Mapping[str, Any], origin: str, origins: dict[Key, str], at: Key = ()
-) -> None:
+def _merge(into: dict[str, Any], values: Mapping[str, Any], origin: str, origins: dict[Key, str], at: Key = ()) -> None:
     for name, value in values.items():
         key = (*at, name)
         if isinstance(value, dict) and isinstance(into.get(name, {}), dict):
@@ -181,7 +175,7 @@ def _contradictions(launch: Launch) -> Iterator[Problem]:
             f"{launch.runtime.device!r} is not allowed; allowed: auto, cpu, cuda, cuda:N",
         )
     if launch.resources.workers > 1 and ":" in launch.runtime.device:
-        text = f"{launch.runtime.device} is one device for {launch.resources.workers} resources.workers; give auto"
+        text = f"{launch.runtime.device} is one device for {launch.resources.workers} workers; give auto"
         yield Problem(("runtime", "device"), text)
     if launch.baseline == launch.method:
         yield Problem(("baseline",), f"{launch.baseline} is the method itself; allowed: none")
@@ -229,15 +223,10 @@ def _in_data_sets(launch: Launch) -> Iterator[Problem]:
     for index, data_set in enumerate(launch.data_sets):
         key = ("data_sets", str(index))
         earlier = launch.data_sets[:index]
-        if any(
-            Path(data_set.path) == Path(other.path) and data_set.settings == other.settings
-            for other in earlier
-        ):
+        if any(Path(data_set.path) == Path(other.path) and data_set.settings == other.settings for other in earlier):
             yield Problem(key, f"{data_set.path} is given twice")
         elif any(data_set.name == other.name for other in earlier):
-            yield Problem(
-                (*key, "name"), f"{data_set.name!r} names two data sets; give each a name of its own"
-            )
+            yield Problem((*key, "name"), f"{data_set.name!r} names two data sets; give each a name of its own")
         if not re.fullmatch(r"[A-Za-z0-9._][A-Za-z0-9._-]*", data_set.name):
             yield Problem(
                 (*key, "name"),
@@ -245,6 +234,4 @@ def _in_data_sets(launch: Launch) -> Iterator[Problem]:
             )
     names = [trial.record.name for trial in launch.trials()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        yield Problem(
-            ("data_sets",), f"two trials would be called {twice[0]}; give the data sets other names"
-        )
+        yield Problem(("data_sets",), f"two trials would be called {twice[0]}; give the data sets other names")

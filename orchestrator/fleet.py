@@ -74,10 +74,10 @@ def run_fleet(
     finally:
         shutil.rmtree(storage, ignore_errors=True)
     for result in results:
-        folder = trial_folder(run, result.config["name"])
+        error = trial_folder(run, result.config["name"]) / "error.txt"
         # A process that was killed has written nothing itself.
-        if result.error is not None and not (folder / "error.txt").exists():
-            write_atomically(folder / "error.txt", f"the process of the trial died: {result.error}\n")
+        if result.error is not None and not error.exists():
+            write_atomically(error, f"the process of the trial died: {result.error}\n")
 
 
 def _trainable(config: dict[str, Any]) -> None:

@@ -74,7 +74,8 @@ def model_of(cls: type, partial: bool = False) -> type[BaseModel]:
         default = {"default": None} if partial else _default(field, hints[field.name])
         annotation = _annotation(hints[field.name], field.metadata.get("bounds", {}))
         fields[field.name] = (annotation, Field(description=field.metadata.get("help"), **default))
-    return create_model(cls.__name__, __config__=_STRICT, __doc__=cls.__doc__, **fields)
+    name = f"{cls.__name__}Overrides" if partial else cls.__name__
+    return create_model(name, __config__=_STRICT, __doc__=cls.__doc__, **fields)
 
 
 def validate(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,9 +92,7 @@ def validate(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
         # Through JSON, where pydantic's strict mode takes a list for a tuple and still no "5" for 5.
         model = model_of(cls).model_validate_json(json.dumps(values))
     except ValidationError as error:
-        found = {
-            problem.key: problem for problem in (_problem(cls, values, entry) for entry in error.errors())
-        }
+        found = {problem.key: problem for problem in (_problem(cls, values, entry) for entry in error.errors())}
         raise InvalidSettingsError(list(found.values())) from error
     return json.loads(model.model_dump_json(exclude_none=True))
 
@@ -172,9 +171,7 @@ def _element(annotation: Any) -> Any | None:
 
 
 def _overridden(annotation: Any) -> type | None:
-    return next(
-        (mark.cls for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, OverridesOf)), None
-    )
+    return next((mark.cls for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, OverridesOf)), None)
 
 
 def _problem(cls: type, values: Mapping[str, Any], error: Any) -> Problem:
@@ -199,11 +196,7 @@ def _locate(cls: type, location: list[str]) -> tuple[Key, type, Any, Mapping[str
             annotation = get_type_hints(section, include_extras=True)[part]
             metadata = fields[part].metadata
             annotation = _overridden(annotation) or annotation
-        elif (
-            part.isdigit()
-            and _element(annotation) is not None
-            and dataclasses.is_dataclass(_element(annotation))
-        ):
+        elif part.isdigit() and _element(annotation) is not None and dataclasses.is_dataclass(_element(annotation)):
             annotation = _element(annotation)
         else:
             return tuple(location[:depth]), section, annotation, metadata
@@ -242,9 +235,7 @@ def _words(annotation: Any, bounds: Mapping[str, Any], unit: str | None) -> str:
     if dataclasses.is_dataclass(section):
         return f"a section with {', '.join(field.name for field in dataclasses.fields(section))}"
     if get_origin(annotation) is Literal:
-        return ("one of " if len(get_args(annotation)) > 1 else "") + ", ".join(
-            map(str, get_args(annotation))
-        )
+        return ("one of " if len(get_args(annotation)) > 1 else "") + ", ".join(map(str, get_args(annotation)))
     if get_origin(annotation) in (Union, types.UnionType):
         return ", or ".join(_words(part, bounds, unit) for part in get_args(annotation))
     if annotation not in (int, float):

@@ -1,0 +1,116 @@
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from clusters.connect import ClusterUnreachableError, connected, find_cluster
+
+ALONE = """
+import os, sys, tempfile
+from clusters.connect import connected
+import ray
+with connected("auto") as cluster:
+    folder = ray._private.worker._global_node.get_session_dir_path()
+    print(cluster.address, cluster.cpus >= 1, cluster.node_cpus == cluster.cpus, folder)
+    @ray.remote
+    def niceness():
+        return os.nice(0)
+    print(ray.get(niceness.remote()) == os.nice(0))
+print(ray.is_initialized())
+"""
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def processes_of(folder: str) -> list[str]:
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = command.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if folder in text:
+            found.append(text)
+    return found
+
+
+def test_ray_begun_here_leaves_no_process_and_no_file(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    # No cluster of this machine is found through a temporary folder of its own; sockets need a short one.
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as root:
+        environment["TMPDIR"] = root
+        done = subprocess.run(
+            [sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        first, same_niceness, connected_after = done.stdout.splitlines()
+        address, *facts, folder = first.split()
+        assert address == "None"
+        assert facts == ["True", "True"]
+        assert folder.startswith(root)
+        assert (same_niceness, connected_after) == ("True", "False")
+        assert processes_of(folder.split("/session")[0]) == []
+        assert not Path(folder).parent.exists()
+        assert [name for name in os.listdir(root) if name.startswith("dn-")] == []
+
+
+def test_importing_it_keeps_uv_from_building_an_environment_per_node():
+    code = "import clusters.connect, ray._private.ray_constants as c; print(c.RAY_ENABLE_UV_RUN_RUNTIME_ENV)"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_ENABLE_UV")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("address", ["nonsense", "ray://127.0.0.1:10001", "host:", ":6379"])
+def test_an_address_of_another_kind_is_refused(address):
+    with pytest.raises(ClusterUnreachableError, match="needed is HOST:PORT"), connected(address):
+        pass
+
+
+def test_an_address_where_nothing_answers_is_refused_at_once():
+    address = f"127.0.0.1:{closed_port()}"
+    with pytest.raises(ClusterUnreachableError, match="nothing answers there"), connected(address):
+        pass
+
+
+def test_ray_address_is_looked_at_first(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port()}")
+    with pytest.raises(ClusterUnreachableError, match="nothing answers there"):
+        find_cluster()
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert find_cluster() is None
+
+
+def test_a_cluster_that_has_ended_is_not_found(monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert find_cluster() is None
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{closed_port()}\n")
+    assert find_cluster() is None
+
+
+def test_a_cluster_that_runs_is_found_joined_and_left_running(monkeypatch, tmp_path, ray_session):
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+    assert find_cluster() == address
+    code = (
+        "import sys; from clusters.connect import connected\n"
+        "with connected('auto') as cluster: print(cluster.address, cluster.cpus)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == [address, "4"], done.stderr
+    assert ray.cluster_resources()["CPU"] == 4

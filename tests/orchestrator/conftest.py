@@ -1,0 +1,42 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.runs import RunRecord, TrialRecord, create_run
+from search.data.synthetic import write_dataset
+from search.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def surfaces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small data sets, named so that the stand-in trials of the same name do what they say."""
+    root = tmp_path_factory.mktemp("surfaces")
+    for name in ("good", "fails", "waits", "dies"):
+        write_dataset(root / name, images=8, size=32)
+    return root
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """Create a run folder of trials with these data sets' names, seed 0."""
+
+    def make(*data: str, run_id: str = "r", created: str = "2026-01-01T00:00:00+00:00", **trial) -> Path:
+        records = tuple(TrialRecord(f"{name}-s0", name, 0, "asdet") for name in data)
+        content = {"method": "asdet", "settings": Settings().to_dict(), **trial}
+        record = RunRecord(run_id, "asdet", created, "test", "0", records)
+        return create_run(tmp_path / "runs", record, "{}\n", {r.name: {**content, "name": r.data} for r in records})
+
+    return make
+
+
+@pytest.fixture
+def finish() -> Callable[..., None]:
+    """Write the metrics of a trial of a run."""
+
+    def write(run: Path, name: str, **metrics) -> None:
+        values = {"iou": 0.5, "f1": 0.6, "pa": 0.7, "parameters": 1_000_000, "macs": 2_000_000_000, **metrics}
+        (run / "trials" / name / "metrics.json").write_text(json.dumps(values))
+
+    return write
