@@ -21,10 +21,14 @@ from orchestrator.ledger_reader import read_ledger
 __all__ = ["draw_alphas", "draw_cells", "draw_curves", "draw_pruning", "draw_trial"]
 
 
-def draw_trial(folder: Path) -> tuple[Path, ...]:
-    """Draw what the ledger of a trial's folder allows so far; return all drawings that are there now.
+def draw_trial(folder: Path, *, curves: bool = True) -> tuple[Path, ...]:
+    """Draw what the ledger of a trial's folder allows so far; return the drawings' paths.
 
     A drawing that is newer than what it shows is kept. A trial without any epoch has none.
+
+    Args:
+        folder: the trial's folder.
+        curves: draw the curves too, which change with every epoch and not only with a stage.
     """
     events = read_ledger(folder / "ledger.jsonl")
     drawings = folder / "drawings"
@@ -33,15 +37,13 @@ def draw_trial(folder: Path) -> tuple[Path, ...]:
     search = epochs_of(events, "search")
     for stage in sorted({int(e["stage"]) for e in pruned}):
         last = [e for e in search if e["stage"] == stage][-1:]
-        wanted += [
-            (drawings / f"alphas_stage{stage}.png", e, _drawer(draw_alphas, e)) for e in last if "alphas" in e
-        ]
+        wanted += [(drawings / f"alphas_stage{stage}.png", e, _drawer(draw_alphas, e)) for e in last if "alphas" in e]
     if pruned:
         wanted.append((drawings / "pruning.png", pruned[-1], _drawer(draw_pruning, pruned)))
     for event in [e for e in events if "architecture" in e][-1:]:
         architecture = CellArchitecture.from_dict(event["architecture"])
         wanted.append((drawings / "cells.png", event, _drawer(draw_cells, architecture)))
-    if search or epochs_of(events, "retrain"):
+    if curves and (search or epochs_of(events, "retrain")):
         wanted.append((drawings / "curves.png", events[-1], _drawer(draw_curves, events)))
     return tuple(path if _is_newer(path, shown) else draw(path) for path, shown, draw in wanted)
 

@@ -37,19 +37,21 @@ def draw_alphas(event: Mapping[str, Any], path: Path) -> Path:
     """
     operators = _operators(event["candidates"])
     kinds = [kind for kind in CELL_KINDS if kind in event["candidates"]]
-    largest = max((p for kind in kinds for row in event["alphas"][kind] for p in row), default=1.0)
-    title = f"Operator probabilities, stage {event.get('stage', '?')}, epoch {event.get('epoch', '?')}"
+    rows_of_all = [row for kind in kinds for row in event["alphas"][kind] if row]
+    # Where nothing is preferred yet, all is pale: full colour is three times an even share, or the largest.
+    full = max((max(max(row), min(3 / len(row), 1.0)) for row in rows_of_all), default=1.0)
+    title = f"Operator probabilities in %, stage {event.get('stage', '?')}, epoch {event.get('epoch', '?')}"
     figure, panels = _panels(kinds, [len(event["alphas"][k]) for k in kinds], operators, title)
     from matplotlib import colormaps
 
     colour_of_share = colormaps["YlGnBu"]
     for kind, axes in zip(kinds, panels, strict=True):
         rows = list(zip(event["candidates"][kind], event["alphas"][kind], strict=True))
-        shares = [{n: p / largest for n, p in zip(names, values, strict=True)} for names, values in rows]
+        shares = [{n: min(p / full, 1) for n, p in zip(names, values, strict=True)} for names, values in rows]
         _fill(axes, [{n: colour_of_share(share) for n, share in row.items()} for row in shares], operators)
         for height, (names, values) in enumerate(rows):
             for name, value in zip(names, values, strict=True):
-                colour = "white" if value / largest > 0.55 else INK
+                colour = "white" if value / full > 0.55 else INK
                 _write(axes, operators.index(name), height, _short(value), colour, bold=value == max(values))
     notes = "red frame: the strongest of the edge    blank: pruned before"
     figure.text(0.5, 0.22 / figure.get_figheight(), notes, ha="center", va="center", fontsize=8.5, color=INK)
@@ -79,18 +81,11 @@ def draw_pruning(events: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
     last = STAGE_COLOURS[-1]
     for kind, axes in zip(kinds, panels, strict=True):
-        gone = [
-            {n: e["stage"] for e in ordered for n in e["removed"][kind][row]} for row in range(edges[kind])
-        ]
+        gone = [{n: e["stage"] for e in ordered for n in e["removed"][kind][row]} for row in range(edges[kind])]
         rows = list(zip(present[kind], gone, strict=True))
         colours = [{n: stage_colour(at[n]) if n in at else last for n in names} for names, at in rows]
         _fill(axes, colours, operators)
-        kept = [
-            (operators.index(n), height)
-            for height, (names, at) in enumerate(rows)
-            for n in names
-            if n not in at
-        ]
+        kept = [(operators.index(n), height) for height, (names, at) in enumerate(rows) for n in names if n not in at]
         dots = [(column + 0.5, height + 0.5) for column, height in kept]
         axes.plot(*zip(*dots, strict=True), linestyle="", marker="o", markersize=5, color="white", zorder=3)
     handles = [Patch(facecolor=stage_colour(s), label=f"removed after stage {s}") for s in sorted(stages)]
@@ -137,12 +132,10 @@ def _present(event: Mapping[str, Any], kind: str) -> list[list[str]]:
 
 
 def _short(value: float) -> str:
-    return f"{value:.2f}".lstrip("0") if value < 0.995 else "1"
+    return f"{100 * value:.0f}" if value >= 0.0995 else f"{100 * value:.1f}"
 
 
-def _panels(
-    kinds: Sequence[str], edges: Sequence[int], operators: Sequence[str], title: str
-) -> tuple[Any, list[Any]]:
+def _panels(kinds: Sequence[str], edges: Sequence[int], operators: Sequence[str], title: str) -> tuple[Any, list[Any]]:
     """Return a figure and one empty labelled table per cell kind, a unit square per edge and operator."""
     panel_width, panel_height = COLUMN * len(operators), ROW * max(edges)
     width = max(LEFT + len(kinds) * panel_width + (len(kinds) - 1) * BETWEEN + RIGHT, 6.8)

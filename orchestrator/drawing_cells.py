@@ -70,9 +70,7 @@ class Layout:
 def lay_out(cell: Cell) -> Layout:
     """Return a layout with few crossings: the best order of nodes, then of each node's edges."""
     orders = itertools.permutations(range(len(cell)))
-    best, order = min(
-        ((_layout(cell, o, frozenset()), o) for o in orders), key=lambda found: _tangle(found[0])
-    )
+    best, order = min(((_layout(cell, o, frozenset()), o) for o in orders), key=lambda found: _tangle(found[0]))
     turned: frozenset[int] = frozenset()
     for node in range(len(cell)):
         other = _layout(cell, order, turned | {node})
@@ -143,9 +141,7 @@ def draw_cells(architecture: CellArchitecture, path: Path) -> Path:
         axes = figure.add_axes((0, (top - row) / height, 1, row / height))
         axes.set(xlim=(-MARGIN, width - MARGIN), ylim=(layout.height + LANE / 2, -TITLE - LANE / 2))
         axes.axis("off")
-        axes.text(
-            0, -TITLE - 0.02, f"{kind.capitalize()} cell", fontsize=12, weight="bold", color=INK, va="center"
-        )
+        axes.text(0, -TITLE - 0.02, f"{kind.capitalize()} cell", fontsize=12, weight="bold", color=INK, va="center")
         _draw_cell(axes, layout)
         top -= row
     used = {family_of(w.operator) for layout in layouts for w in layout.wires}
@@ -212,9 +208,7 @@ def _draw_operator(axes: Any, layout: Layout, wire: Wire) -> None:
     start = (left + LABEL_WIDTH, wire.lane)
     points = [start, *_climb(start, (start[0] + APPROACH, wire.entry))]
     _draw_curves(axes, [Curve(tuple(points), 0, colour, arrow=True)], zorder=3)
-    _draw_box(
-        axes, left, wire.lane, LABEL_WIDTH, LABEL_HEIGHT, wire.operator, tint(colour, 0.13), colour, 8.5
-    )
+    _draw_box(axes, left, wire.lane, LABEL_WIDTH, LABEL_HEIGHT, wire.operator, tint(colour, 0.13), colour, 8.5)
 
 
 def _draw_curves(axes: Any, curves: list[Curve], zorder: float) -> None:
@@ -226,13 +220,9 @@ def _draw_curves(axes: Any, curves: list[Curve], zorder: float) -> None:
         codes = [Outline.MOVETO, *[Outline.LINETO] * curve.runs, *[Outline.CURVE4] * 3]
         codes += [Outline.LINETO] * (len(curve.points) - len(codes))
         outline = Outline(curve.points, codes)
-        axes.add_patch(
-            PathPatch(outline, fill=False, edgecolor="white", linewidth=4, capstyle="butt", zorder=zorder)
-        )
+        axes.add_patch(PathPatch(outline, fill=False, edgecolor="white", linewidth=4, capstyle="butt", zorder=zorder))
         style = "-|>,head_length=0.45,head_width=0.2" if curve.arrow else "-"
-        arrow = FancyArrowPatch(
-            path=outline, arrowstyle=style, mutation_scale=12, color=curve.colour, linewidth=1.5
-        )
+        arrow = FancyArrowPatch(path=outline, arrowstyle=style, mutation_scale=12, color=curve.colour, linewidth=1.5)
         arrow.set(zorder=zorder + 0.05)
         axes.add_patch(arrow)
 
@@ -267,7 +257,5 @@ def _draw_box(
 def _draw_legend(figure: Any, families: list[str]) -> None:
     from matplotlib.patches import Patch
 
-    handles = [
-        Patch(facecolor=tint(FAMILIES[f][0], 0.13), edgecolor=FAMILIES[f][0], label=f) for f in families
-    ]
+    handles = [Patch(facecolor=tint(FAMILIES[f][0], 0.13), edgecolor=FAMILIES[f][0], label=f) for f in families]
     figure.legend(handles=handles, loc="lower center", ncols=max(1, len(handles)), frameon=False, fontsize=9)

@@ -65,9 +65,7 @@ class LedgerTail:
                 event = json.loads(line)
                 events.append({**event, "n": int(event["n"]), "event": str(event["event"])})
             except (ValueError, TypeError, KeyError) as error:
-                _log.warning(
-                    "%s: line %d is not an event and is left out (%r)", self._path, self._lines, error
-                )
+                _log.warning("%s: line %d is not an event and is left out (%r)", self._path, self._lines, error)
         return events
 
 

@@ -137,9 +137,7 @@ class Tracker:
                 # What the store was told is asked of it again when it is back: that is what counts.
                 self._follower = None
                 failures += 1
-                self._note_trouble(
-                    f"{type(error).__name__}: {error}", "the search goes on, tracking is tried again"
-                )
+                self._note_trouble(f"{type(error).__name__}: {error}", "the search goes on, tracking is tried again")
             except Exception as error:
                 self._note_trouble(f"{type(error).__name__}: {error}", "the run is not tracked any further")
                 return
@@ -188,16 +186,12 @@ class MlflowStore:
             self._client = mlflow.MlflowClient(tracking_uri=uri)
             found = self._client.get_experiment_by_name(experiment)
             if found is not None and found.lifecycle_stage != "active":
-                raise StoreRefusedError(
-                    f"experiment {experiment!r} was deleted; restore it or choose another name"
-                )
+                raise StoreRefusedError(f"experiment {experiment!r} was deleted; restore it or choose another name")
             served = uri.startswith(("http", "databricks"))
             place = None if served else (runs / "mlartifacts").as_uri()
             # Without its kind, the UI first asks whether this is about language models.
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            self._experiment = (
-                found.experiment_id if found else self._client.create_experiment(experiment, place, kind)
-            )
+            self._experiment = found.experiment_id if found else self._client.create_experiment(experiment, place, kind)
 
     def find(self, tags: Mapping[str, str]) -> list[StoredRun]:
         """Return the runs that have all these tags, oldest first."""
@@ -213,9 +207,7 @@ class MlflowStore:
         """Create a run, RUNNING since start_ms."""
         cut = {key: text[:_TAG_LIMIT] for key, text in tags.items()}
         with self._asking():
-            return _stored(
-                self._client.create_run(self._experiment, start_ms, {"mlflow.user": _user(), **cut}, name)
-            )
+            return _stored(self._client.create_run(self._experiment, start_ms, {"mlflow.user": _user(), **cut}, name))
 
     def log(
         self,
@@ -253,9 +245,7 @@ class MlflowStore:
 
         data_set = Dataset(name, digest[:_DIGEST_LIMIT], "local", json.dumps({"uri": source}))
         with self._asking():
-            self._client.log_inputs(
-                run, [DatasetInput(data_set, [InputTag("mlflow.data.context", "search")])]
-            )
+            self._client.log_inputs(run, [DatasetInput(data_set, [InputTag("mlflow.data.context", "search")])])
 
     def set_status(self, run: str, status: str, end_ms: int) -> None:
         """Set a run's status; its end counts unless the status is RUNNING."""

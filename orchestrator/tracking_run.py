@@ -46,13 +46,10 @@ class RunFollower:
         self._put_config()
         tags = {**_run_tags(self._record), _PARENT_TAG: self._parent.id}
         self._trials = [
-            TrialFollower(record, trial_folder(folder, record.name), store, tags)
-            for record in self._record.trials
+            TrialFollower(record, trial_folder(folder, record.name), store, tags) for record in self._record.trials
         ]
         # The oldest first: should there ever be two runs of a trial, every process takes the same one.
-        stored = {
-            run.tags.get(TRIAL_TAG): run for run in reversed(store.find({_PARENT_TAG: self._parent.id}))
-        }
+        stored = {run.tags.get(TRIAL_TAG): run for run in reversed(store.find({_PARENT_TAG: self._parent.id}))}
         for trial in self._trials:
             if trial.record.name in stored:
                 trial.adopt(stored[trial.record.name])
@@ -123,9 +120,7 @@ class RunFollower:
             self._note = note
         status = _status_of(states, running)
         if status != self._status:
-            self._store.set_status(
-                self._parent.id, status, max((t.end_ms() for t in self._trials), default=0)
-            )
+            self._store.set_status(self._parent.id, status, max((t.end_ms() for t in self._trials), default=0))
             self._status = status
 
 

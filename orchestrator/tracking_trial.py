@@ -65,6 +65,7 @@ class TrialFollower:
         self._status = ""
         self._started: Mapping[str, Any] = {}
         self._data_digest = ""
+        self._put: dict[Path, int] = {}
 
     def adopt(self, stored: StoredRun) -> None:
         """Go on with a run that the store has, adding the parameters that it lacks."""
@@ -168,11 +169,14 @@ class TrialFollower:
             if "architecture" in event:
                 self._store.put_text(run, json.dumps(event["architecture"]), "architecture.json")
         if names & {"pruned", "architecture"}:
-            self._put_drawings(run)
+            self._put_drawings(run, curves=False)
 
-    def _put_drawings(self, run: str) -> None:
-        for drawing in draw_trial(self.folder):
-            self._store.put_file(run, drawing, "drawings")
+    def _put_drawings(self, run: str, *, curves: bool) -> None:
+        for drawing in draw_trial(self.folder, curves=curves):
+            made = _mtime_ms(drawing)
+            if self._put.get(drawing) != made:
+                self._store.put_file(run, drawing, "drawings")
+                self._put[drawing] = made
 
     def _conclude(self, state: State) -> None:
         """Bring the stored run to the state of the trial; results and errors come with it."""
@@ -186,7 +190,7 @@ class TrialFollower:
         if state in ("failed", "stopped"):
             self._put_costs_so_far(self.run)
         if state != "running":
-            self._put_drawings(self.run)
+            self._put_drawings(self.run, curves=True)
         self._store.set_status(self.run, STATUS[state], self.end_ms())
         self._status = STATUS[state]
 

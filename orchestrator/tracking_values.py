@@ -198,17 +198,13 @@ def summary_note(trials: Iterable[tuple[str, str, Mapping[str, Any] | None]], li
         trials: (name, state, content of metrics.json or None) of each trial.
         limit: characters that the store takes; what is beyond is counted in a last line.
     """
-    columns = (
-        "trial | state | IoU % | F1 % | PA % (two-class IoU) | parameters | MACs | search s | retraining s"
-    )
+    columns = "trial | state | IoU % | F1 % | PA % (two-class IoU) | parameters | MACs | search s | retraining s"
     head = f"| {columns} |\n|---|---|{'--:|' * 7}"
     lines, length, left = [head], len(head), 0
     for name, state, metrics in trials:
         values = metrics or {}
         cells = [_percent(values.get(score)) for score in _SCORES]
-        cells += [
-            _count(values.get(key)) for key in ("parameters", "macs", "search_seconds", "retrain_seconds")
-        ]
+        cells += [_count(values.get(key)) for key in ("parameters", "macs", "search_seconds", "retrain_seconds")]
         line = "| " + " | ".join([name.replace("|", "\\|"), state, *cells]) + " |"
         if length + len(line) > limit:
             left += 1

@@ -24,9 +24,7 @@ def random_architecture(seed: int) -> CellArchitecture:
     return CellArchitecture.of(cell(), cell())
 
 
-def make_events(
-    seed: int = 0, *, epochs: int = 3, keep: Sequence[int] = (7, 4, 2, 1), retrain: int = 4
-) -> list[Event]:
+def make_events(seed: int = 0, *, epochs: int = 3, keep: Sequence[int] = (7, 4, 2, 1), retrain: int = 4) -> list[Event]:
     """Return the events of a whole trial, one second apart, without the last ("finished")."""
     rng = random.Random(seed)
     events: list[Event] = []
@@ -51,9 +49,7 @@ def make_events(
         )
         for epoch in range(1, epochs + 1):
             alphas = {
-                k: [
-                    _softmax([strengths[k][i][o] * epoch / epochs for o in row]) for i, row in enumerate(rows)
-                ]
+                k: [_softmax([strengths[k][i][o] * epoch / epochs for o in row]) for i, row in enumerate(rows)]
                 for k, rows in candidates.items()
             }
             step = (stage - 1) * epochs + epoch
@@ -68,9 +64,7 @@ def make_events(
             k: [sorted(row, key=lambda o: -strengths[k][i][o])[:kept_number] for i, row in enumerate(rows)]
             for k, rows in candidates.items()
         }
-        removed = {
-            k: [sorted(set(row) - set(kept[k][i])) for i, row in enumerate(candidates[k])] for k in CELL_KINDS
-        }
+        removed = {k: [sorted(set(row) - set(kept[k][i])) for i, row in enumerate(candidates[k])] for k in CELL_KINDS}
         add("pruned", stage=stage, kept=kept, removed=removed)
         candidates = kept
     architecture = random_architecture(seed)
@@ -152,9 +146,5 @@ def _entropy(rows: Sequence[Sequence[float]]) -> float:
 
 
 def _shares(candidates: Sequence[Sequence[str]], alphas: Sequence[Sequence[float]]) -> dict[str, float]:
-    pairs = [
-        pair for names, row in zip(candidates, alphas, strict=True) for pair in zip(names, row, strict=True)
-    ]
-    return {
-        o: sum(p for n, p in pairs if n == o) / EDGES for o in OPERATOR_NAMES if any(n == o for n, _ in pairs)
-    }
+    pairs = [pair for names, row in zip(candidates, alphas, strict=True) for pair in zip(names, row, strict=True)]
+    return {o: sum(p for n, p in pairs if n == o) / EDGES for o in OPERATOR_NAMES if any(n == o for n, _ in pairs)}

@@ -27,9 +27,7 @@ from orchestrator.drawing_cells import (
 from orchestrator.drawing_style import FAMILIES, edge_places
 
 ROOT = Path(__file__).resolve().parents[2]
-CHAIN = [[(0, "identity"), (1, "sep_conv_3x3")]] + [
-    [(n, "max_pool_3x3"), (n + 1, "channel_att")] for n in (1, 2, 3)
-]
+CHAIN = [[(0, "identity"), (1, "sep_conv_3x3")]] + [[(n, "max_pool_3x3"), (n + 1, "channel_att")] for n in (1, 2, 3)]
 FULL = [[(s, OPERATOR_NAMES[1 + (n + s) % 10]) for s in range(n + 2)] for n in range(4)]
 SPARSE = [[], [(1, "identity")], [], [(2, "dil_conv_5x5"), (4, "avg_pool_3x3"), (0, "spatial_att")]]
 ARCHITECTURES = [
@@ -185,6 +183,7 @@ def test_a_trial_is_drawn_as_far_as_it_came(tmp_path: Path) -> None:
     assert draw_trial(tmp_path) == ()
     stage_1 = next(i for i, e in enumerate(events) if e["event"] == "pruned") + 1
     write_ledger(tmp_path, events[:stage_1])
+    assert [p.name for p in draw_trial(tmp_path, curves=False)] == ["alphas_stage1.png", "pruning.png"]
     assert [p.name for p in draw_trial(tmp_path)] == ["alphas_stage1.png", "pruning.png", "curves.png"]
     write_ledger(tmp_path, events)
     alphas = [f"alphas_stage{k}.png" for k in (1, 2)]

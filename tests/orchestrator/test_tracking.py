@@ -128,15 +128,11 @@ def free_port() -> int:
 def start_server(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
     """Start a process in a group of its own, so that it can be stopped with its workers."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(
-        command, env={**os.environ, **ENVIRONMENT}, cwd=folder, start_new_session=True, **quiet
-    )
+    return subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, cwd=folder, start_new_session=True, **quiet)
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [
-        r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and r.name.startswith("orch")
-    ]
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and r.name.startswith("orch")]
 
 
 def test_a_finished_run_is_recorded_whole(runs: Path, tmp_path: Path) -> None:
@@ -184,9 +180,7 @@ def test_curves_have_every_epoch_once(runs: Path) -> None:
     child = trial_run(uri, "KSDD-s0")
     assert curve(uri, child, "search/loss") == [(e["step"], e["loss"]) for e in SEARCH]
     # The first epoch of each stage trains weights only: its alpha loss is null.
-    assert curve(uri, child, "search/alpha_loss") == [
-        (e["step"], e["alpha_loss"]) for e in SEARCH if e["alpha_loss"]
-    ]
+    assert curve(uri, child, "search/alpha_loss") == [(e["step"], e["alpha_loss"]) for e in SEARCH if e["alpha_loss"]]
     assert [step for step, _ in curve(uri, child, "retrain/iou")] == [1, 2, 3]
     entropies = [(e["step"], pytest.approx(e["entropy"]["reduction"])) for e in SEARCH]
     assert curve(uri, child, "search/entropy/reduction") == entropies
@@ -211,9 +205,7 @@ def test_genotype_drawings_pruning_and_pictures_are_artifacts(runs: Path, tmp_pa
     history = json.loads(artifact_text(uri, child, "pruning.json", tmp_path))
     assert [stage["stage"] for stage in history] == [1, 2]
     assert history[1]["kept"] == [e for e in EVENTS if e["event"] == "pruned"][1]["kept"]
-    with open(
-        client_of(uri).download_artifacts(child.info.run_id, "drawings/cells.png", str(tmp_path)), "rb"
-    ) as file:
+    with open(client_of(uri).download_artifacts(child.info.run_id, "drawings/cells.png", str(tmp_path)), "rb") as file:
         assert file.read(8) == b"\x89PNG\r\n\x1a\n"
 
 
@@ -272,9 +264,7 @@ def test_a_growing_ledger_is_followed(runs: Path, caplog: pytest.LogCaptureFixtu
         finish_trial(second, PLAIN)
     [parent], children = parents_and_children(uri)
     assert [r.info.status for r in (parent, *children[parent.info.run_id])] == ["FINISHED"] * 3
-    assert [step for step, _ in curve(uri, trial_run(uri, "KSDD-s0"), "search/loss")] == [
-        e["step"] for e in SEARCH
-    ]
+    assert [step for step, _ in curve(uri, trial_run(uri, "KSDD-s0"), "search/loss")] == [e["step"] for e in SEARCH]
     assert warnings_in(caplog) == []
 
 
@@ -302,9 +292,7 @@ def test_a_resumed_trial_writes_its_last_epochs_again(runs: Path, keep_n: bool, 
     cut = 3
     resumed: list[dict[str, Any]] = [*EVENTS[:cut]]
     if not keep_n:
-        resumed.append(
-            {"n": cut, "time": 1.7e9 + 900, "event": "resumed", "phase": "search", "stage": 1, "epoch": 1}
-        )
+        resumed.append({"n": cut, "time": 1.7e9 + 900, "event": "resumed", "phase": "search", "stage": 1, "epoch": 1})
     for event in EVENTS[cut:]:
         resumed.append({**event, "n": len(resumed), "time": event["time"] + 1000, "seconds": 9.0})
     append_ledger(folder, EVENTS[:9])
@@ -351,9 +339,7 @@ def test_a_stopped_run_goes_on_in_the_same_runs(runs: Path) -> None:
 def test_a_failed_trial_is_failed_and_the_other_finished(runs: Path, tmp_path: Path) -> None:
     run = make_run(runs)
     append_ledger(run / "trials" / "KSDD-s0", PLAIN[:3])
-    (run / "trials" / "KSDD-s0" / "error.txt").write_text(
-        "RuntimeError: http://bo:s3cret@x is away\n\nTraceback ..\n"
-    )
+    (run / "trials" / "KSDD-s0" / "error.txt").write_text("RuntimeError: http://bo:s3cret@x is away\n\nTraceback ..\n")
     finish_trial(run / "trials" / "MT-s0", PLAIN)
     uri = embedded_uri(runs)
     catch_up(run, uri)
@@ -398,9 +384,7 @@ def test_runs_of_one_name_are_not_mixed_up(runs: Path, tmp_path: Path) -> None:
     assert found == {str(run): pytest.approx(0.1 * (i + 1)) for i, run in enumerate(made)}
 
 
-def test_a_store_that_is_away_stops_nothing_and_is_caught_up_with(
-    runs: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_store_that_is_away_stops_nothing_and_is_caught_up_with(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = make_run(runs, trials=[("KSDD", 0)])
     folder = run / "trials" / "KSDD-s0"
     away = f"http://ann:s3cret@127.0.0.1:{free_port()}"
@@ -617,11 +601,7 @@ def test_metric_names_are_of_allowed_letters() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(["append", "half", "cut"]), st.integers(0, 6)), min_size=1, max_size=12
-    )
-)
+@given(st.lists(st.tuples(st.sampled_from(["append", "half", "cut"]), st.integers(0, 6)), min_size=1, max_size=12))
 def test_a_tail_always_knows_what_the_ledger_holds(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
 ) -> None:
@@ -635,9 +615,7 @@ def test_a_tail_always_knows_what_the_ledger_holds(
         if action == "cut":
             lines = lines[:size]
         else:
-            lines += [
-                json.dumps({"n": len(lines) + i, "event": "x", "clock": clock}) + "\n" for i in range(size)
-            ]
+            lines += [json.dumps({"n": len(lines) + i, "event": "x", "clock": clock}) + "\n" for i in range(size)]
             half = '{"n": 1, "ev' if action == "half" else ""
         path.write_text("".join(lines) + half)
         reading = tail.read()
@@ -647,9 +625,7 @@ def test_a_tail_always_knows_what_the_ledger_holds(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.booleans())
-def test_every_epoch_is_sent_once_however_often_a_trial_is_killed(
-    kills: list[int], note_resumption: bool
-) -> None:
+def test_every_epoch_is_sent_once_however_often_a_trial_is_killed(kills: list[int], note_resumption: bool) -> None:
     """A trial of 20 epochs is killed and resumed, two epochs back each time; `Sent` decides what goes out."""
     ledger: list[dict[str, Any]] = []
     sent, out = Sent(), []
