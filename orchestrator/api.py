@@ -234,8 +234,8 @@ def track(
         raise TrackingError(f"{run}: not everything could be sent ({error}); try again later") from error
 
 
-def ui(*, runs: Path = RUNS, port: int = 5000, host: str = "127.0.0.1") -> int:
-    """Serve the MLflow UI on the store beside the runs until interrupted; returns the server's exit code.
+def ui(*, runs: Path = RUNS, port: int = 5000, host: str = "127.0.0.1") -> "subprocess.Popen[bytes]":
+    """Begin to serve the MLflow UI on the store beside the runs; returns the server's process.
 
     Args:
         runs: the folder of runs.
@@ -256,7 +256,7 @@ def ui(*, runs: Path = RUNS, port: int = 5000, host: str = "127.0.0.1") -> int:
             probe.bind((host, port))
         except OSError as error:
             raise PortInUseError(f"--port {port} on {host}: {error.strerror}; choose another") from error
-    return subprocess.run(ui_command(runs, port, host), env={**ENVIRONMENT, **os.environ}).returncode
+    return subprocess.Popen(ui_command(runs, port, host), env={**ENVIRONMENT, **os.environ})
 
 
 def data_check(path: Path, *, reader: str = "auto", sheet: Path | None = None, split: Path | None = None) -> "Report":

@@ -250,7 +250,8 @@ def show(
 ) -> None:
     """List the runs, newest first, with state, best score and cost; or the trials of one run."""
     from orchestrator import api
-    from orchestrator.report import run_summary, runs_table
+    from orchestrator.report import run_summary
+    from orchestrator.tables import runs_table
 
     if run is not None:
         result = api.show(run, runs=runs)
@@ -264,7 +265,8 @@ def show(
     if json_:
         _print_json({"runs": [run_summary(result) for result in results]})
     elif results:
-        _stdout().print(runs_table(results))
+        console = _stdout()
+        console.print(runs_table(results, console.width))
     else:
         print(f"no runs in {runs}; begin one with: defectnas demo", file=sys.stderr)
 
@@ -331,9 +333,16 @@ def ui(
 ) -> None:
     """Serve the MLflow UI on the store beside the runs, until Ctrl-C."""
     from orchestrator import api
+    from orchestrator.interrupts import interruptible
 
-    print(f"MLflow UI at http://{host}:{port} (Ctrl-C ends it)", file=sys.stderr)
-    raise typer.Exit(api.ui(runs=runs, port=port, host=host))
+    with interruptible(), api.ui(runs=runs, port=port, host=host) as server:
+        print(f"MLflow UI at http://{host}:{port} (Ctrl-C ends it)", file=sys.stderr)
+        try:
+            code = server.wait()
+        except KeyboardInterrupt:
+            server.terminate()
+            code = 0
+    raise typer.Exit(code)
 
 
 @data_app.command()
@@ -415,9 +424,10 @@ def _end(result: Any, runs: Path, json_: bool) -> None:
 
 
 def _print_result(result: Any) -> None:
-    from orchestrator.report import trials_table
+    from orchestrator.tables import trials_table
 
-    _stdout().print(trials_table(result.trials))
+    console = _stdout()
+    console.print(trials_table(result.trials, console.width))
 
 
 def _print_failures(result: Any) -> None:

@@ -21,7 +21,7 @@ from orchestrator.interrupts import interruptible
 from orchestrator.launch import Launch, Trial
 from orchestrator.live import Watch
 from orchestrator.report import RunResult, result_of
-from orchestrator.resources import TrialResources, share_out
+from orchestrator.resources import TrialResources, share_out, spare
 from orchestrator.runs import (
     RunRecord,
     check_name,
@@ -123,10 +123,7 @@ def pack_data(trials: Sequence[Trial], cache: Path, watch: Watch) -> dict[str, P
         key = (trial.data_set.name, trial.settings.data, trial.settings.seed)
         if key not in packs:
             packs[key] = _packed(opened[trial.data_set.name], trial, cache, watch)
-    return {
-        trial.record.name: packs[trial.data_set.name, trial.settings.data, trial.settings.seed]
-        for trial in trials
-    }
+    return {trial.record.name: packs[trial.data_set.name, trial.settings.data, trial.settings.seed] for trial in trials}
 
 
 def _packed(data_set: Any, trial: Trial, cache: Path, watch: Watch) -> Path:
@@ -187,7 +184,7 @@ def _run(
     names = [trial.record.name for trial in trials]
     retries = launch.resources.retries
     if not launch.cluster.ray:
-        _fix_threads(run, names, _own_cpus())
+        _fix_threads(run, names, spare(_own_cpus()))
         run_here(run, names, watch.event, retries=retries, function=function)
         return
     # Ray and Tune print; standard output is the result's.
@@ -252,7 +249,5 @@ def _tracker(run: Path, launch: Launch) -> AbstractContextManager[Any]:
 
 def override(launch: Launch, sections: Mapping[str, Mapping[str, Any]]) -> Launch:
     """Return the launch with some settings of some sections replaced, as a resumption elsewhere needs it."""
-    replaced = {
-        name: dataclasses.replace(getattr(launch, name), **values) for name, values in sections.items()
-    }
+    replaced = {name: dataclasses.replace(getattr(launch, name), **values) for name, values in sections.items()}
     return dataclasses.replace(launch, **replaced)

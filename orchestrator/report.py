@@ -1,15 +1,12 @@
-"""Results read off run folders, as values, tables and JSON."""
+"""Results read off run folders, as values and JSON."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
-from orchestrator.live import duration, finite
+from orchestrator.live import finite
 from orchestrator.runs import (
     State,
     is_running,
@@ -88,58 +85,6 @@ def results_in(runs: Path) -> list[RunResult]:
     return [result_of(run) for run in list_runs(runs)]
 
 
-def trials_table(trials: Sequence[TrialResult]) -> Table:
-    """Return the table of trials: scores in percent, cost and time, and what they are to be compared with."""
-    random = {(trial.data, trial.seed): trial for trial in trials if trial.method == "random"}
-    compared = bool(random) and any(trial.method != "random" for trial in trials)
-    table = Table(header_style="bold", title_justify="left")
-    for label in ("Data", "Seed", "Method", "State"):
-        table.add_column(label, justify="right" if label == "Seed" else "left")
-    labels = [
-        "IoU\n%",
-        "F1\n%",
-        "PA¹\n%",
-        "Parameters\nM",
-        "MACs²\nG",
-        "FLOPs²\nG",
-        "Search\nh:m:s",
-        "Retrain\nh:m:s",
-    ]
-    labels += ["IoU of\nnothing %", *(["IoU of\nrandom %"] if compared else [])]
-    for label in labels:
-        # As Text: rich takes the :m: of h:m:s for an emoji.
-        table.add_column(Text(label), justify="right")
-    for trial in trials:
-        row = [trial.data, str(trial.seed), trial.method, _coloured(trial.state), *_figures(trial.metrics)]
-        rival = random.get((trial.data, trial.seed)) if trial.method != "random" else None
-        table.add_row(*row, *([_percent(rival.metrics.get("iou")) if rival else ""] if compared else []))
-    table.caption = "¹ two-class mean IoU   ² of one image of the size trained on; FLOPs = 2 x MACs"
-    table.caption_justify = "left"
-    return table
-
-
-def runs_table(results: Sequence[RunResult]) -> Table:
-    """Return the table of runs, in the order given."""
-    table = Table(header_style="bold")
-    for label in ("Run", "Created (UTC)", "Method", "Data", "State"):
-        table.add_column(label, overflow="fold")
-    for label in ("Best IoU\n%", "Parameters\nM", "MACs\nG"):
-        table.add_column(label, justify="right")
-    for result in results:
-        metrics = result.best.metrics if result.best else {}
-        table.add_row(
-            result.run,
-            result.created[:16].replace("T", " "),
-            result.method,
-            ", ".join(dict.fromkeys(trial.data for trial in result.trials)),
-            ", ".join(f"{count} {_coloured(state)}" for state, count in _states(result).items()),
-            _percent(metrics.get("iou")),
-            _scaled(metrics.get("parameters"), 1e6),
-            _scaled(metrics.get("macs"), 1e9),
-        )
-    return table
-
-
 def run_summary(result: RunResult) -> dict[str, Any]:
     """Return what `show --json` says of one run."""
     best = result.best.to_dict() if result.best else dict.fromkeys(_RESULT_KEYS)
@@ -148,7 +93,7 @@ def run_summary(result: RunResult) -> dict[str, Any]:
         "created": result.created,
         "method": result.method,
         "data": list(dict.fromkeys(trial.data for trial in result.trials)),
-        "states": _states(result),
+        "states": states_of(result),
         "best_iou": best["iou"],
         "parameters": best["parameters"],
         "macs": best["macs"],
@@ -156,30 +101,6 @@ def run_summary(result: RunResult) -> dict[str, Any]:
     }
 
 
-def _states(result: RunResult) -> dict[str, int]:
+def states_of(result: RunResult) -> dict[str, int]:
+    """Return how many trials of a run are in each state."""
     return dict(Counter(trial.state for trial in result.trials))
-
-
-def _figures(metrics: Mapping[str, Any]) -> list[str]:
-    scores = [_percent(metrics.get(key)) for key in ("iou", "f1", "pa")]
-    costs = [
-        _scaled(metrics.get(key), unit) for key, unit in (("parameters", 1e6), ("macs", 1e9), ("flops", 1e9))
-    ]
-    times = [
-        duration(metrics[key]) if metrics.get(key) is not None else ""
-        for key in ("search_seconds", "retrain_seconds")
-    ]
-    return [*scores, *costs, *times, _percent(metrics.get("nothing", {}).get("iou_image"))]
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
-
-
-def _scaled(value: float | None, unit: float) -> str:
-    return "" if value is None else f"{value / unit:.3f}"
-
-
-def _coloured(state: str) -> str:
-    colour = {"done": "green", "failed": "red", "running": "cyan", "stopped": "yellow"}[state]
-    return f"[{colour}]{state}[/{colour}]"

@@ -21,13 +21,22 @@ class TrialResources:
     parallel: int
 
 
+def spare(cpus: int) -> int:
+    """Return how many of some CPUs to compute on: all but the one that everything else needs.
+
+    Threads wait for each other many times in a step. One that has to share its CPU with this program or any
+    other holds all up: on two busy CPUs, two threads were measured to be ten times slower than one.
+    """
+    return max(1, cpus - 1)
+
+
 def share_out(
     asked: ResourceSettings, trials: int, *, cpus: int, gpus: int, node_cpus: int, node_gpus: int
 ) -> TrialResources:
     """Return what each of some trials gets.
 
     With GPUs each trial gets one per worker of its DDP group, and a share of the CPUs to load data. Without,
-    the CPUs are divided among the trials that run at once, of which there are as many as CPUs.
+    the CPUs but one are divided among the trials that run at once, of which there are at most as many as CPUs.
 
     Args:
         asked: the settings.
@@ -48,7 +57,7 @@ def share_out(
     elif per_gpus:
         per_cpus = max(1, min(_CPUS_BESIDE_A_GPU * asked.workers, cpus // by_gpus, node_cpus))
     else:
-        per_cpus = max(asked.workers, min(cpus // min(most, cpus), node_cpus))
+        per_cpus = max(asked.workers, min(spare(cpus) // min(most, cpus), node_cpus))
     if per_cpus > node_cpus or per_gpus > node_gpus:
         raise TooFewResourcesError(
             f"resources: a trial asks for {per_cpus} CPUs and {per_gpus:g} GPUs; "

@@ -12,11 +12,11 @@ def shared(trials, cpus=2, gpus=0, node_cpus=None, node_gpus=None, **asked):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"trials": 1}, (2, 0, 1)),
+        ({"trials": 1}, (1, 0, 1)),
         ({"trials": 2}, (1, 0, 2)),
         ({"trials": 6}, (1, 0, 2)),
-        ({"trials": 2, "cpus": 16}, (8, 0, 2)),
-        ({"trials": 3, "cpus": 16, "parallel": 1}, (16, 0, 1)),
+        ({"trials": 2, "cpus": 16}, (7, 0, 2)),
+        ({"trials": 3, "cpus": 16, "parallel": 1}, (15, 0, 1)),
         ({"trials": 8, "cpus": 16, "gpus": 2}, (4, 1, 2)),
         ({"trials": 1, "cpus": 16, "gpus": 1}, (4, 1, 1)),
         ({"trials": 4, "cpus": 4, "gpus": 4}, (1, 1, 4)),

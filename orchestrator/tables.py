@@ -1,0 +1,124 @@
+"""Results as tables for a terminal: scores in percent, cost in M and G, times as h:m:s."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.live import duration
+from orchestrator.report import RunResult, TrialResult, states_of
+
+WIDE = 100
+"""Columns of a terminal from which on tables are shown in full."""
+
+_COLOURS = {"done": "green", "failed": "red", "running": "cyan", "stopped": "yellow"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its label, the cell of a row, how it is set, and whether a narrow terminal does without it."""
+
+    label: str
+    cell: Callable[[Any], str]
+    justify: Literal["left", "right"] = "right"
+    wide_only: bool = False
+
+
+def trials_table(trials: Sequence[TrialResult], width: int = WIDE) -> Table:
+    """Return the table of trials, with what their scores are to be compared with.
+
+    Args:
+        trials: in the order of the rows.
+        width: columns of the terminal; below `WIDE` what matters least is left out.
+    """
+    random = {(trial.data, trial.seed): trial for trial in trials if trial.method == "random"}
+    compared = bool(random) and any(trial.method != "random" for trial in trials)
+
+    def rival(trial: TrialResult) -> str:
+        found = random.get((trial.data, trial.seed)) if trial.method != "random" else None
+        return _percent(found.metrics.get("iou")) if found else ""
+
+    columns = [
+        Column("Data", lambda trial: trial.data, "left"),
+        Column("Seed", lambda trial: str(trial.seed)),
+        Column("Method", lambda trial: trial.method, "left"),
+        Column("State", lambda trial: _coloured(trial.state), "left"),
+        Column("IoU\n%", lambda trial: _percent(trial.metrics.get("iou"))),
+        Column("F1\n%", lambda trial: _percent(trial.metrics.get("f1"))),
+        Column("PA¹\n%", lambda trial: _percent(trial.metrics.get("pa"))),
+        Column("Param.\nM", lambda trial: _scaled(trial.metrics.get("parameters"), 1e6)),
+        Column("MACs²\nG", lambda trial: _scaled(trial.metrics.get("macs"), 1e9)),
+        Column("Search\nh:m:s", lambda trial: _time(trial.metrics.get("search_seconds"))),
+        Column("Retrain\nh:m:s", lambda trial: _time(trial.metrics.get("retrain_seconds")), wide_only=True),
+        Column("None³\nIoU %", lambda trial: _percent(trial.metrics.get("nothing", {}).get("iou_image"))),
+    ]
+    notes = ["¹ two-class mean IoU", "² of one image of the size trained on; FLOPs = 2 x MACs"]
+    notes.append("³ of predicting no defect at all")
+    if compared:
+        columns.append(Column("Random⁴\nIoU %", rival, wide_only=True))
+        notes.append("⁴ of a random architecture, trained the same")
+    table = _table(columns, trials, width)
+    table.caption = "\n".join(notes if width >= WIDE else notes[:3])
+    table.caption_justify = "left"
+    return table
+
+
+def runs_table(results: Sequence[RunResult], width: int = WIDE) -> Table:
+    """Return the table of runs.
+
+    Args:
+        results: in the order of the rows.
+        width: columns of the terminal; below `WIDE` the cost is left out.
+    """
+
+    def best(key: str) -> Callable[[RunResult], float | None]:
+        return lambda result: result.best.metrics.get(key) if result.best else None
+
+    parameters, macs, iou = best("parameters"), best("macs"), best("iou")
+    columns = [
+        Column("Run", lambda result: result.run, "left"),
+        Column("Created, UTC", lambda result: result.created[:16].replace("T", " "), "left"),
+        Column("Method", lambda result: result.method, "left"),
+        Column("Data", lambda result: ", ".join(dict.fromkeys(trial.data for trial in result.trials)), "left"),
+        Column("State", _states, "left"),
+        Column("Best\nIoU %", lambda result: _percent(iou(result))),
+        Column("Param.\nM", lambda result: _scaled(parameters(result), 1e6), wide_only=True),
+        Column("MACs\nG", lambda result: _scaled(macs(result), 1e9), wide_only=True),
+    ]
+    return _table(columns, results, width)
+
+
+def _table(columns: Sequence[Column], rows: Iterable[Any], width: int) -> Table:
+    shown = [column for column in columns if width >= WIDE or not column.wide_only]
+    # Without a frame, so that the narrow form fits the 80 columns of a usual terminal.
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for column in shown:
+        # As Text: rich takes the :m: of h:m:s for an emoji. Long names and lists may wrap, numbers may not.
+        wraps = column.label in ("Data", "State")
+        table.add_column(Text(column.label), justify=column.justify, no_wrap=not wraps, overflow="fold")
+    for row in rows:
+        table.add_row(*(column.cell(row) for column in shown))
+    return table
+
+
+def _states(result: RunResult) -> str:
+    return ", ".join(f"{count} {_coloured(state)}" for state, count in states_of(result).items())
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _scaled(value: float | None, unit: float) -> str:
+    return "" if value is None else f"{value / unit:.3f}"
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)
+
+
+def _coloured(state: str) -> str:
+    return f"[{_COLOURS[state]}]{state}[/]"

@@ -1,0 +1,51 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from orchestrator.report import result_of, results_in
+from orchestrator.runs import RunRecord, TrialRecord, create_run
+from orchestrator.tables import runs_table, trials_table
+
+
+def shown(table, width=140) -> str:
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    console.print(table)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def compared(tmp_path, finish):
+    records = (TrialRecord("A-s0", "A", 0, "asdet"), TrialRecord("A-random-s0", "A", 0, "random"))
+    record = RunRecord("r", "asdet", "2026-01-01T00:00:00+00:00", "test", "0", records)
+    run = create_run(tmp_path / "runs", record, "{}\n", {r.name: {} for r in records})
+    nothing = {"iou_image": 0.125}
+    finish(run, "A-s0", iou=0.5, search_seconds=3661.0, retrain_seconds=61.0, flops=4e9, nothing=nothing)
+    finish(run, "A-random-s0", iou=0.375, nothing=nothing)
+    return run
+
+
+def test_the_table_shows_percent_cost_time_and_both_comparisons(compared):
+    text = shown(trials_table(result_of(compared).trials))
+    row = next(line for line in text.splitlines() if "asdet" in line).split()
+    assert row[:7] == ["A", "0", "asdet", "done", "50.0", "60.0", "70.0"]
+    assert row[7:] == ["1.000", "2.000", "1:01:01", "1:01", "12.5", "37.5"]
+    assert "h:m:s" in text
+    assert "two-class mean IoU" in text
+
+
+def test_a_usual_terminal_shows_scores_cost_and_search_time(compared):
+    text = shown(trials_table(result_of(compared).trials, 80), width=80)
+    row = next(line.split() for line in text.splitlines() if "asdet" in line)
+    assert row == ["A", "0", "asdet", "done", "50.0", "60.0", "70.0", "1.000", "2.000", "1:01:01", "12.5"]
+    assert "random architecture" not in text
+
+
+def test_the_list_of_runs(make_run, finish, tmp_path):
+    make_run("A", run_id="old", created="2026-01-01T10:20:30+00:00")
+    finish(make_run("A", "B", run_id="new", created="2026-02-01T10:20:30+00:00"), "B-s0", iou=0.4)
+    lines = shown(runs_table(results_in(tmp_path / "runs"))).splitlines()
+    new, old = [line.split() for line in lines if "asdet" in line]
+    assert new[:6] == ["new", "2026-02-01", "10:20", "asdet", "A,", "B"]
+    assert new[6:] == ["1", "stopped,", "1", "done", "40.0", "1.000", "2.000"]
+    assert old == ["old", "2026-01-01", "10:20", "asdet", "A", "1", "stopped"]
