@@ -73,8 +73,9 @@ def test_oblong_images_and_both_memory_orders(layout):
 
 @pytest.mark.parametrize("name", OPERATOR_NAMES[1:])
 def test_each_operator_alone(name):
+    """On 1 x 1 maps too, where the last group is one unit: its scale once was a view that backward misread."""
     edge = (("zero", name),) * 14
-    _assert_equal(CellSpace(edge, edge), (64, 32))
+    _assert_equal(CellSpace(edge, edge), (32, 32))
 
 
 def _assert_equal(space, size, layout=False, **options):
