@@ -106,6 +106,7 @@ class CellSpace:
         if self.width != 1:
             raise InvalidSpace(f"edges have up to {self.width} candidates; prune to 1 before deriving")
         cells = []
+        # DEPARTURE(edges-by-last-stage): Eq. 14 ranks by the softmax of the space it prunes to, which is 1 everywhere.
         for kind in CELL_KINDS:
             scores = ranked_in._checked(strengths, kind)
             nodes: list[list[tuple[float, int, str]]] = [[] for _ in range(NODES)]
@@ -145,6 +146,7 @@ def _strongest(
 ) -> tuple[str, ...]:
     if not 1 <= keep <= len(candidates):
         raise InvalidSpace(f"keep {keep} of {len(candidates)} candidates; allowed are 1 to {len(candidates)}")
+    # DEPARTURE(zero-leaves-last): Eq. 12 lets zero compete to the end; such an edge Eq. 14 cannot rank.
     competing = [i for i, name in enumerate(candidates) if zero_competes or name != "zero"]
     ranked = sorted(competing, key=lambda i: (-strength[i], i))[:keep]
     return tuple(candidates[i] for i in sorted(ranked))

@@ -27,8 +27,8 @@ from search.settings import (
 DEMO: dict[str, dict[str, Any]] = {
     "data": {"image_size": 64, "augment": ("hflip", "vflip")},
     "network": {"channels": 4},
-    "search": {"epochs": 2, "warmup_epochs": 1, "weight_lr": 0.025, "alpha_lr": 0.02},
-    "retrain": {"epochs": 30, "lr": 0.025},
+    "search": {"epochs": 3, "warmup_epochs": 1, "steps": 8, "weight_lr": 0.025, "alpha_lr": 0.02},
+    "retrain": {"epochs": 40, "steps": 20, "lr": 0.025},
 }
 """What `defectnas demo` changes of the defaults: small enough for five minutes on two cores."""
 
