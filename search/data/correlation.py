@@ -1,7 +1,7 @@
 """Correlation of many small pictures with each other, over all shifts and the eight orientations."""
 
-import itertools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -74,22 +74,30 @@ def _blurred(picture: np.ndarray) -> np.ndarray:
 
 
 def correlation_peaks(canvases: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return the highest correlation over all shifts of each pair in 8 orientations, float32 (P, 8)."""
-    side = canvases.shape[1]
+    """Return the highest correlation over all shifts of each pair in 8 orientations, float32 (P, 8).
+
+    Args:
+        canvases: as `canvases_of` gives them.
+        pairs: indices (P, 2), sorted by the first, which is the one that is turned.
+    """
     spectra = np.fft.rfft2(canvases)
     peaks = np.empty((len(pairs), 8), np.float32)
     starts = np.searchsorted(pairs[:, 0], np.arange(len(canvases) + 1))
-    for first, (start, end) in enumerate(itertools.pairwise(starts)):
-        if start == end:
-            continue
+
+    def fill(first: int) -> None:
         views = np.fft.rfft2(np.stack([turned(canvases[first], g) for g in range(8)])).conj()
         # Blocks that stay in the processor's cache.
-        for begin in range(start, end, _BLOCK):
-            block = slice(begin, min(begin + _BLOCK, end))
+        for begin in range(starts[first], starts[first + 1], _BLOCK):
+            block = slice(begin, min(begin + _BLOCK, starts[first + 1]))
             others = spectra[pairs[block, 1]]
             for orientation, view in enumerate(views):
-                products = np.fft.irfft2(view * others, s=(side, side))
+                products = np.fft.irfft2(view * others, s=canvases.shape[1:])
                 peaks[block, orientation] = products.reshape(len(others), -1).max(axis=1)
+
+    # Threads, because the FFT runs outside of the interpreter's lock; each fills its own rows.
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(fill, np.unique(pairs[:, 0])):
+            pass
     return peaks
 
 
