@@ -48,9 +48,7 @@ class Cluster:
 
 
 @contextmanager
-def connected(
-    address: str = "auto", *, dashboard: bool = False, cpus: int | None = None
-) -> Iterator[Cluster]:
+def connected(address: str = "auto", *, dashboard: bool = False, cpus: int | None = None) -> Iterator[Cluster]:
     """Join or start Ray for the time of a with-block, and leave it as it was found.
 
     A cluster that was joined runs on. Ray started here ends with its processes, and its files go.
@@ -99,9 +97,7 @@ def find_cluster() -> str | None:
 def _reachable(address: str) -> str:
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():
-        raise ClusterUnreachableError(
-            f"cluster {address!r}: needed is HOST:PORT of the head node, as 10.0.0.1:6379"
-        )
+        raise ClusterUnreachableError(f"cluster {address!r}: needed is HOST:PORT of the head node, as 10.0.0.1:6379")
     try:
         # Asked here, because ray.init() goes on trying for most of a minute and logs all the while.
         socket.create_connection((host, int(port)), timeout=5).close()

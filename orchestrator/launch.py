@@ -26,11 +26,13 @@ from search.settings import (
 
 DEMO: dict[str, dict[str, Any]] = {
     "data": {"image_size": 64, "augment": ("hflip", "vflip")},
-    "network": {"channels": 4},
+    "network": {"channels": 8},
     "search": {"epochs": 3, "warmup_epochs": 1, "steps": 8, "weight_lr": 0.025, "alpha_lr": 0.02},
     "retrain": {"epochs": 40, "steps": 20, "lr": 0.025},
+    # Timing the forms would take longer than the search.
+    "runtime": {"form": "batched", "channels_last": "on"},
 }
-"""What `defectnas demo` changes of the defaults: small enough for five minutes on two cores."""
+"""What `defectnas demo` changes of the defaults: small enough for five minutes on two busy cores."""
 
 ALL_BUDGETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"demo": DEMO, **BUDGETS}
 """What each budget changes of the defaults, by section."""
@@ -40,9 +42,7 @@ ALL_BUDGETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"demo": DEMO, **BU
 class DataSetSettings:
     """One data set of a launch."""
 
-    path: str = field(
-        metadata={"help": "folder of the data set; a relative one is seen from the file that names it"}
-    )
+    path: str = field(metadata={"help": "folder of the data set; a relative one is seen from the file that names it"})
     name: str = setting("", "name in folders and tables; empty: the folder's name")
     reader: str = setting("auto", "how the folder is laid out; auto recognises it")
     settings: Annotated[Mapping[str, Any], OverridesOf(DataSettings)] = field(
@@ -54,16 +54,10 @@ class DataSetSettings:
 class ResourceSettings:
     """What one trial gets, and how many run at once."""
 
-    cpus: int | Literal["auto"] = setting(
-        "auto", "CPUs of one trial; auto shares them out among the trials", ge=1
-    )
-    gpus: float | Literal["auto"] = setting(
-        "auto", "GPUs of one trial; auto: one per worker where there are any", ge=0
-    )
+    cpus: int | Literal["auto"] = setting("auto", "CPUs of one trial; auto shares them out among the trials", ge=1)
+    gpus: float | Literal["auto"] = setting("auto", "GPUs of one trial; auto: one per worker where there are any", ge=0)
     workers: int = setting(1, "processes of the DDP group inside one trial", ge=1)
-    parallel: int | Literal["auto"] = setting(
-        "auto", "most trials at once; auto: as many as fit", unit="trials", ge=1
-    )
+    parallel: int | Literal["auto"] = setting("auto", "most trials at once; auto: as many as fit", unit="trials", ge=1)
     retries: int = setting(
         2, "new attempts at a trial whose process died or raised; bad input is not tried again", ge=0
     )
@@ -98,9 +92,7 @@ class Launch:
     method: Literal["asdet", "random"] = setting(
         "asdet", "how the architecture is chosen; random: drawn, then trained the same"
     )
-    budget: Literal["demo", "smoke", "short", "paper"] = setting(
-        "paper", "what the settings below start from"
-    )
+    budget: Literal["demo", "smoke", "short", "paper"] = setting("paper", "what the settings below start from")
     baseline: Literal["none", "random"] = setting("none", "random: a random architecture beside each search")
     seed: int = setting(0, "seed of the first trial of a data set", ge=0)
     seeds: int = setting(1, "trials per data set, of consecutive seeds", unit="seeds", ge=1)

@@ -74,9 +74,7 @@ class Watch:
     def follow(self, trials: Sequence[Trial]) -> AbstractContextManager[Any]:
         """Return a context in which the events of these trials are shown."""
         self._trials = {trial.record.name: trial for trial in trials}
-        self._progress = {
-            name: not_begun(trial.settings, trial.record.method) for name, trial in self._trials.items()
-        }
+        self._progress = {name: not_begun(trial.settings, trial.record.method) for name, trial in self._trials.items()}
         self._began = time.time()
         shown = ExitStack()
         shown.enter_context(_logged_as_notes(self.note))
@@ -100,9 +98,7 @@ class Watch:
         """Return the table of all trials as they are now."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for label in ("Data", "Seed", "Method", "Phase", "Epoch", "Loss", "IoU %", "Elapsed", "Remaining"):
-            table.add_column(
-                label, no_wrap=True, justify="left" if label in ("Data", "Method", "Phase") else "right"
-            )
+            table.add_column(label, no_wrap=True, justify="left" if label in ("Data", "Method", "Phase") else "right")
         rows = list(self._progress.items())
         room = max(1, self.console.height - _LINES_BESIDE_ROWS)
         if len(rows) > room:
@@ -157,9 +153,7 @@ def finite(value: Any) -> Any:
 
 def _cells(trial: Trial, progress: Standing, now: float) -> tuple[str | Text, ...]:
     going = progress.phase in ("search", "retrain")
-    phase = (
-        f"{progress.phase} {progress.stage}/{progress.stages}" if progress.stage and going else progress.phase
-    )
+    phase = f"{progress.phase} {progress.stage}/{progress.stages}" if progress.stage and going else progress.phase
     remaining = progress.remaining_s() if going else None
     return (
         trial.record.data,

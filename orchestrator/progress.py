@@ -77,9 +77,7 @@ def advance(standing: Standing, event: Mapping[str, Any], now: float) -> Standin
         case "architecture":
             return replace(standing, phase="retrain", stage=0, epoch=0, epochs=0, loss=None, iou=None)
         case "finished":
-            return replace(
-                standing, phase="done", iou=event["metrics"]["iou"], ended=time, done=len(standing.costs)
-            )
+            return replace(standing, phase="done", iou=event["metrics"]["iou"], ended=time, done=len(standing.costs))
         case "failed":
             return replace(standing, phase="failed", ended=time)
         case "retried":
@@ -112,12 +110,20 @@ def _epoch(standing: Standing, event: Mapping[str, Any]) -> Standing:
 def _search_costs(settings: Settings) -> list[float]:
     search = settings.search
     candidates = [len(settings.network.operators), *search.keep[:-1]]
-    share = 1 - settings.data.alpha_fraction
+    tiles = _tiles_an_epoch(settings)[0]
     return [
-        share * (count + 1) * (1 if epoch < search.warmup_epochs else _ALTERNATING)
+        tiles * (count + 1) * (1 if epoch < search.warmup_epochs else _ALTERNATING)
         for count, epoch in itertools.product(candidates, range(search.epochs))
     ]
 
 
 def _retrain_costs(settings: Settings) -> list[float]:
-    return [_KEPT_EDGES + 1] * settings.retrain.epochs
+    return [_tiles_an_epoch(settings)[1] * (_KEPT_EDGES + 1)] * settings.retrain.epochs
+
+
+def _tiles_an_epoch(settings: Settings) -> tuple[float, float]:
+    """Return the tiles of an epoch of the search and of the retraining, in a unit of their own."""
+    search, retrain = settings.search, settings.retrain
+    if search.steps and retrain.steps:
+        return float(search.steps * search.batch), float(retrain.steps * retrain.batch)
+    return 1 - settings.data.alpha_fraction, 1.0

@@ -85,9 +85,7 @@ def check_name(runs: Path, name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         raise RunNameError(f"--name {name!r}: not allowed; allowed are letters, digits, '.', '_' and '-'")
     if (runs / name).exists():
-        raise RunExistsError(
-            f"{runs / name}: this name is taken; choose another --name, or: defectnas resume {name}"
-        )
+        raise RunExistsError(f"{runs / name}: this name is taken; choose another --name, or: defectnas resume {name}")
 
 
 def create_run(runs: Path, record: RunRecord, config: str, trials: Mapping[str, Mapping[str, Any]]) -> Path:
@@ -156,11 +154,7 @@ def list_runs(runs: Path) -> list[Path]:
     """Return the run folders in `runs`, newest first."""
     if not runs.is_dir():
         return []
-    found = [
-        folder
-        for folder in runs.iterdir()
-        if not folder.name.startswith(".") and (folder / "run.json").is_file()
-    ]
+    found = [folder for folder in runs.iterdir() if not folder.name.startswith(".") and (folder / "run.json").is_file()]
     return sorted(found, key=lambda folder: (read_run(folder).created, folder.name), reverse=True)
 
 

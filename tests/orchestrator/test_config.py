@@ -56,7 +56,7 @@ def from_file(folder: Path, text: str) -> Launch:
         ("search: {keep: [7, 7, 1]}", "search.keep: [7, 7, 1] is not allowed; needed is a falling list that ends in 1, as [7, 4, 2, 1]"),
         ("search: {keep: [4, 2]}", "search.keep: [4, 2] is not allowed; needed is a falling list that ends in 1, as [7, 4, 2, 1]"),
         ("search: {keep: [11, 1]}", "search.keep: the first stage keeps 11 of 11 network.operators; it has to keep fewer"),
-        ("search: {warmup_epochs: 3}", "search.warmup_epochs: 3 leaves no epoch for the alphas; needed is less than search.epochs (3)"),
+        ("search: {epochs: 3, warmup_epochs: 3}", "search.warmup_epochs: 3 leaves no epoch for the alphas; needed is less than search.epochs (3)"),
         ("retrain: {select: best_val}", "retrain.select: best_val selects by held-out images: give retrain.validation_fraction above 0"),
         ("network: {fusion_reduction: 993}", "network.fusion_reduction: 993 leaves no hidden unit of the 992 channels joined; needed is at most 992"),
         ("runtime: {device: gpu}", "runtime.device: 'gpu' is not allowed; allowed: auto, cpu, cuda, cuda:N"),

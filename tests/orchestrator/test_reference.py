@@ -1,3 +1,4 @@
+from orchestrator.launch import ALL_BUDGETS
 from orchestrator.reference import PATH, reference
 
 
@@ -7,6 +8,7 @@ def test_the_configuration_reference_is_that_of_the_code():
 
 def test_it_has_a_row_for_settings_of_every_kind():
     text = reference()
-    assert "| `search.epochs` | `70` | `2` | `3` | `15` | a whole number (epochs), at least 1 |" in text
+    budgets = " | ".join(f"`{ALL_BUDGETS[name]['search']['epochs']}`" for name in ("demo", "smoke", "short"))
+    assert f"| `search.epochs` | `70` | {budgets} | a whole number (epochs), at least 1 |" in text
     assert "| `data_sets[].path` |" in text
     assert "| `resources.retries` | `2` | a whole number, at least 0 |" in text
