@@ -174,6 +174,11 @@ def _contradictions(launch: Launch) -> Iterator[Problem]:
             ("runtime", "device"),
             f"{launch.runtime.device!r} is not allowed; allowed: auto, cpu, cuda, cuda:N",
         )
+    least = 2 * launch.resources.workers
+    for section, batch in (("search", launch.search.batch), ("retrain", launch.retrain.batch)):
+        if launch.resources.workers > 1 and batch < least:
+            text = f"{batch} tiles for {launch.resources.workers} workers; needed is at least {least}, two for each"
+            yield Problem((section, "batch"), text)
     if launch.resources.workers > 1 and ":" in launch.runtime.device:
         text = f"{launch.runtime.device} is one device for {launch.resources.workers} workers; give auto"
         yield Problem(("runtime", "device"), text)

@@ -154,6 +154,7 @@ def _create(launch: Launch, packs: Mapping[str, Path], runs: Path, name: str | N
             "data": trial.data_set.path,
             "name": trial.data_set.name,
             "pack": str(packs[trial.record.name]),
+            "forms": str(runs / "forms.json"),
             "workers": launch.resources.workers,
             "settings": trial.settings.to_dict(),
         }

@@ -36,14 +36,14 @@ def segmentation_loss(logits: Tensor, masks: Tensor, classes: int, settings: Los
         settings: weights of the terms.
     """
     softmax = classes > 1 and settings.multiclass == "softmax"
-    logits = logits.float()
-    target = targets(masks, logits.shape[2], softmax).expand_as(logits)
+    logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+    target = targets(masks, logits.shape[2], softmax).to(logits.dtype).expand_as(logits)
     if softmax:
         probabilities = torch.softmax(logits, dim=2)
         pixel = -(torch.log_softmax(logits, dim=2) * target).sum(2).mean((1, 2, 3))
         dice = _dice(probabilities[:, :, 1:], target[:, :, 1:], settings.dice_over)
     else:
-        weight = torch.full((), settings.positive_weight, device=logits.device)
+        weight = torch.full((), settings.positive_weight, dtype=logits.dtype, device=logits.device)
         raw = F.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
         pixel = raw.mean((1, 2, 3, 4))
         dice = _dice(torch.sigmoid(logits), target, settings.dice_over)

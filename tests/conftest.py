@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# One thread: processes that wait for each other's threads on few cores are many times slower than one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 DOUBLES = Path(__file__).parent / "doubles"
 # Workers and other processes import the stand-ins by name.
 sys.path.insert(0, str(DOUBLES))

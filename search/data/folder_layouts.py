@@ -154,9 +154,7 @@ def read_meta(path: Path) -> Meta:
         rows = list(csv.DictReader(file))
     if rows and "name" not in rows[0]:
         raise BadMetadataError(f"{path}: needs a column name, has {', '.join(map(str, rows[0]))}")
-    indices = {
-        row["name"]: _class_index(path, n, row) for n, row in enumerate(rows, 2) if row.get("class_index")
-    }
+    indices = {row["name"]: _class_index(path, n, row) for n, row in enumerate(rows, 2) if row.get("class_index")}
     titles: dict[int, str] = {}
     for number, row in enumerate(rows, start=2):
         index = indices.get(row["name"])
@@ -172,9 +170,7 @@ def read_meta(path: Path) -> Meta:
 def _class_index(path: Path, number: int, row: Mapping[str, str]) -> int:
     value = row["class_index"]
     if not value.isdecimal() or not 1 <= int(value) <= 255:
-        raise BadMetadataError(
-            f"{path} row {number}: class_index {value!r} is not a whole number from 1 to 255"
-        )
+        raise BadMetadataError(f"{path} row {number}: class_index {value!r} is not a whole number from 1 to 255")
     return int(value)
 
 
@@ -216,8 +212,6 @@ def _matched(images: Path, masks: Path) -> list[tuple[str, Path, Path]]:
     present = images_in(masks) if masks.is_dir() else {}
     found = []
     for stem, image in images_in(images).items():
-        mask = next(
-            (present[stem + end] for end in MASK_ENDINGS if stem + end in present), masks / f"{stem}.png"
-        )
+        mask = next((present[stem + end] for end in MASK_ENDINGS if stem + end in present), masks / f"{stem}.png")
         found.append((stem, image, mask))
     return found

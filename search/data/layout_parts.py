@@ -44,9 +44,7 @@ def images_in(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
             continue
         if path.stem in found:
-            raise AmbiguousNameError(
-                f"{path}: same name as {found[path.stem].name}; names must differ without suffix"
-            )
+            raise AmbiguousNameError(f"{path}: same name as {found[path.stem].name}; names must differ without suffix")
         found[path.stem] = path
     return found
 
@@ -102,9 +100,7 @@ def split_files(folder: Path) -> dict[str, dict[str, Path]]:
     if not folder.is_dir():
         return {}
     found: dict[str, dict[str, Path]] = defaultdict(dict)
-    joined = next(
-        (folder / f"{name}.txt" for name in _JOINED_LISTS if (folder / f"{name}.txt").exists()), None
-    )
+    joined = next((folder / f"{name}.txt" for name in _JOINED_LISTS if (folder / f"{name}.txt").exists()), None)
     for path in sorted(folder.glob("*.txt")):
         if path.stem in _JOINED_LISTS:
             continue
@@ -148,9 +144,7 @@ def read_splits(folder: Path, known: Collection[str], left_out: Collection[str] 
         # A lone list is an error in train/test pairs; ImageSets may well hold a lone trainval.txt.
         if split is None:
             only = next(iter(files.values()))
-            raise IncompleteSplitError(
-                f"{only}: a list of this name needs a counterpart for train or test beside it"
-            )
+            raise IncompleteSplitError(f"{only}: a list of this name needs a counterpart for train or test beside it")
         splits[name] = split
     return splits
 

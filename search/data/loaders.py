@@ -53,9 +53,7 @@ def batches(
         TooFewTilesError: not one batch would come out.
     """
     if len(indices) == 0 or (drop_last and len(indices) < batch):
-        raise TooFewTilesError(
-            f"{pack.name}: {len(indices)} tiles do not fill one batch of {batch}; lower the batch"
-        )
+        raise TooFewTilesError(f"{pack.name}: {len(indices)} tiles do not fill one batch of {batch}; lower the batch")
     order = np.random.default_rng(seed_of(*key)).permutation(indices) if shuffle else np.asarray(indices)
     count = len(order) // batch if drop_last else -(-len(order) // batch)
     return _batches(tiles, order, batch, count, pack, augment, key, torch.device(device))

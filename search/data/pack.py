@@ -108,9 +108,7 @@ def build_pack(
         except OSError as error:
             if error.errno not in _UNWRITABLE:
                 raise
-            raise PackWriteError(
-                f"{cache}: the pack of {dataset.name} cannot be written ({error})"
-            ) from error
+            raise PackWriteError(f"{cache}: the pack of {dataset.name} cannot be written ({error})") from error
     return open_pack(target)
 
 
@@ -157,9 +155,7 @@ def _build(
                     if on_progress:
                         on_progress(done, total)
         if not writers["train"].defect_px:
-            raise NoDefectsError(
-                f"{dataset.root}: none of the {len(parts['train'])} training masks has a defect"
-            )
+            raise NoDefectsError(f"{dataset.root}: none of the {len(parts['train'])} training masks has a defect")
         meta = _describe(dataset, settings, channels, *_moments(writers["train"].counts))
         sets = {part: open_tiles(building, part, settings.image_size, channels) for part in PARTS}
         meta["digest"] = digest_of(meta, sets)

@@ -157,9 +157,7 @@ def open_msd(root: Path) -> DataSet:
         for stem, image in images_in(folder).items():
             samples.append(Sample(stem, image, present.get(stem, masks / f"{stem}.png"), label=label))
     free = child(root, "good")
-    samples += [
-        Sample(f"good_{stem}", image, None) for stem, image in (images_in(free) if free else {}).items()
-    ]
+    samples += [Sample(f"good_{stem}", image, None) for stem, image in (images_in(free) if free else {}).items()]
     return _dataset(root, "msd", MSD_CLASSES, samples, "nonzero")
 
 

@@ -67,9 +67,7 @@ READERS: dict[str, Reader] = {
         raw_layouts.recognises_rsdds,
         raw_layouts.open_rsdds,
     ),
-    "dagm": Reader(
-        "ClassN/Train/*.PNG + ClassN/Train/Label", raw_layouts.recognises_dagm, raw_layouts.open_dagm
-    ),
+    "dagm": Reader("ClassN/Train/*.PNG + ClassN/Train/Label", raw_layouts.recognises_dagm, raw_layouts.open_dagm),
     "msd": Reader("oil, scratch, stain + ground_truth", raw_layouts.recognises_msd, raw_layouts.open_msd),
     "voc": Reader(
         "JPEGImages + SegmentationClass (+ ImageSets/Segmentation)",
@@ -105,9 +103,7 @@ def open_dataset(path: Path, reader: str = "auto") -> DataSet:
     if reader != "auto" and reader not in READERS:
         near = difflib.get_close_matches(reader, READERS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise UnknownReaderError(
-            f"reader {reader!r} is unknown{hint}; allowed are auto, {', '.join(READERS)}"
-        )
+        raise UnknownReaderError(f"reader {reader!r} is unknown{hint}; allowed are auto, {', '.join(READERS)}")
     asked = READERS if reader == "auto" else {reader: READERS[reader]}
     name = next((name for name, candidate in asked.items() if candidate.recognises(path)), None)
     if name is None:

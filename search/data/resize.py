@@ -18,9 +18,7 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
     if image.shape[:2] == (size, size):
         return image
     grey = image.shape[2] == 1
-    resized = Image.fromarray(image[:, :, 0] if grey else image).resize(
-        (size, size), Image.Resampling.BILINEAR
-    )
+    resized = Image.fromarray(image[:, :, 0] if grey else image).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(resized).reshape(size, size, image.shape[2])
 
 

@@ -107,18 +107,14 @@ def check_split(dataset: DataSet, name: str, split: Split) -> None:
             raise SplitError(f"{file}: the {part} part of split {name} is empty")
         missing = [n for n in names if n not in known]
         if missing:
-            raise SplitError(
-                f"{file}: {missing[0]!r} is not an image of the data set ({len(missing)} such names)"
-            )
+            raise SplitError(f"{file}: {missing[0]!r} is not an image of the data set ({len(missing)} such names)")
         repeated = [n for n, count in Counter(names).items() if count > 1]
         if repeated:
             raise SplitError(f"{file}: {repeated[0]!r} is listed twice ({len(repeated)} such names)")
     both = sorted(set(split.train) & set(split.test))
     if both:
         where = " and ".join(str(files[part]) for part in ("train", "test") if part in files) or dataset.root
-        raise SplitError(
-            f"{where}: {both[0]!r} is in train and in test of split {name} ({len(both)} such names)"
-        )
+        raise SplitError(f"{where}: {both[0]!r} is in train and in test of split {name} ({len(both)} such names)")
 
 
 def pick(units: Sequence[Unit], fraction: float, seed: int) -> frozenset[str]:
@@ -162,9 +158,7 @@ def _strata(units: Sequence[Unit]) -> list[tuple[int, int]]:
             by_label[_label(unit)].append(unit.area)
     steps = np.linspace(0, 1, AREA_QUANTILES + 1)[1:-1]
     edges = {label: np.quantile(areas, steps) for label, areas in by_label.items()}
-    return [
-        (_label(u), 0 if u.area <= 0 else 1 + int(np.searchsorted(edges[_label(u)], u.area))) for u in units
-    ]
+    return [(_label(u), 0 if u.area <= 0 else 1 + int(np.searchsorted(edges[_label(u)], u.area))) for u in units]
 
 
 def _label(unit: Unit) -> int:
@@ -192,8 +186,7 @@ def _units(dataset: DataSet, grouped: bool) -> dict[Unit, list[Sample]]:
 def _list_files(dataset: DataSet, name: str) -> dict[str, Path]:
     """Return the files that a split was read from, by part; empty where it comes from folders."""
     found = itertools.chain.from_iterable(
-        split_files(dataset.root / folder).get(name, {}).items()
-        for folder in ("splits", "ImageSets/Segmentation")
+        split_files(dataset.root / folder).get(name, {}).items() for folder in ("splits", "ImageSets/Segmentation")
     )
     files = dict(found)
     if "test" not in files and "val" in files:

@@ -62,9 +62,7 @@ def write_dataset(folder: Path, images: int = 48, size: int = 96, seed: int = 0)
     return folder
 
 
-def surface(
-    texture: str, defect: str, size: int, key: tuple[int, ...], shot: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def surface(texture: str, defect: str, size: int, key: tuple[int, ...], shot: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return one image and its mask, uint8 (size, size) each; the mask is 0 or 1.
 
     Args:
@@ -125,9 +123,7 @@ def _noise(rng: np.random.Generator, size: int, radius_y: float, radius_x: float
 def _brushed(rng: np.random.Generator, size: int) -> np.ndarray:
     """Rolled or brushed metal: streaks along one direction."""
     lines = 0.045 * _noise(rng, size, 0.5, size / 3) + 0.02 * _noise(rng, size, 0.5, size / 12)
-    return (
-        rng.uniform(0.45, 0.65) + (lines if rng.random() < 0.5 else lines.T) + 0.015 * _noise(rng, size, 0.7)
-    )
+    return rng.uniform(0.45, 0.65) + (lines if rng.random() < 0.5 else lines.T) + 0.015 * _noise(rng, size, 0.7)
 
 
 def _grainy(rng: np.random.Generator, size: int) -> np.ndarray:

@@ -66,9 +66,7 @@ def cut(
         return (Tile(source, 0, 0, width, height),)
     step = max(1, side // 2) if stride == "auto" else stride
     if step > side:
-        raise WindowError(
-            f"data.stride: {step} px is larger than the window of {side} px; allowed are 1 to {side}"
-        )
+        raise WindowError(f"data.stride: {step} px is larger than the window of {side} px; allowed are 1 to {side}")
     rows, columns = _starts(height, side, step), _starts(width, side, step)
     return tuple(Tile(source, x, y, min(side, width), min(side, height)) for y in rows for x in columns)
 

@@ -65,7 +65,7 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(tmp_path, suff
 def test_nothing_whole_is_an_error_that_names_the_file(tmp_path):
     write(tmp_path, [1])
     (tmp_path / "search-00000001.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointDamaged, match="search-00000001.*remove"):
+    with pytest.raises(CheckpointDamaged, match=r"search-00000001.*remove"):
         load_checkpoint(tmp_path, "search", "d")
 
 

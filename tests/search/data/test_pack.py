@@ -185,11 +185,7 @@ def test_damage_is_noticed(surfaces, tmp_path, file, damage):
     elif damage == "truncated":
         (folder / file).write_bytes(content[: len(content) * 2 // 3])
     else:
-        at = (
-            content.index(b'"std"') + 14
-            if file == "meta.json"
-            else content.index(pixels[file].tobytes()) + 99
-        )
+        at = content.index(b'"std"') + 14 if file == "meta.json" else content.index(pixels[file].tobytes()) + 99
         content[at] ^= 1
         (folder / file).write_bytes(content)
     with pytest.raises(BrokenPackError, match=rf"{folder.name}.*delete the folder"):

@@ -97,9 +97,7 @@ def test_one_defect_among_many_empty_masks_decides_the_coding(tmp_path):
 
 def test_meta_gives_classes_with_holes_labels_and_groups(tmp_path):
     folders(tmp_path, {"a": 1, "b": 3, "c": 1})
-    write(
-        tmp_path / "meta.csv", "name,class_index,class,tile_group", "a,1,pit,t0", "b,3,crack,t0", "c,1,pit,t1"
-    )
+    write(tmp_path / "meta.csv", "name,class_index,class,tile_group", "a,1,pit,t0", "b,3,crack,t0", "c,1,pit,t1")
     dataset = open_dataset(tmp_path)
     assert dataset.classes == ("pit", "class2", "crack")
     assert [(s.label, s.group) for s in dataset.samples] == [(0, "t0"), (2, "t0"), (0, "t1")]
@@ -387,9 +385,7 @@ def test_value_beyond_the_classes(tmp_path):
     folders(tmp_path, {"a": 1, "b": 7})
     write(tmp_path / "classes.txt", "pit", "crack")
     dataset = open_dataset(tmp_path)
-    with pytest.raises(
-        MaskValueError, match=r"masks.b\.png: value 7 at 24 px .* 0 background, 1 pit, 2 crack"
-    ):
+    with pytest.raises(MaskValueError, match=r"masks.b\.png: value 7 at 24 px .* 0 background, 1 pit, 2 crack"):
         read_mask(dataset, dataset.samples[1])
 
 
@@ -403,9 +399,7 @@ def test_mask_of_another_size(tmp_path):
     folders(tmp_path, {"a": 1, "b": 1})
     save(tmp_path / "masks" / "b.png", mask(1, 20, 29))
     dataset = open_dataset(tmp_path)
-    with pytest.raises(
-        MaskSizeMismatchError, match=r"b\.png: mask is 29x20 px, but its image b\.png is 30x20"
-    ):
+    with pytest.raises(MaskSizeMismatchError, match=r"b\.png: mask is 29x20 px, but its image b\.png is 30x20"):
         read_mask(dataset, dataset.samples[1])
 
 

@@ -141,14 +141,10 @@ def test_unsound_split_names_its_file(tmp_path):
         Image.new("L", (8, 8), 1).save(tmp_path / "masks" / f"{name}.png")
     (tmp_path / "splits" / "train_grouped.txt").write_text("a\nb\n")
     (tmp_path / "splits" / "test_grouped.txt").write_text("b\n")
-    with pytest.raises(
-        SplitError, match=r"splits.train_grouped\.txt and .*test_grouped\.txt: 'b' is in train"
-    ):
+    with pytest.raises(SplitError, match=r"splits.train_grouped\.txt and .*test_grouped\.txt: 'b' is in train"):
         choose_split(open_dataset(tmp_path), DataSettings(), 0)
     (tmp_path / "splits" / "test_grouped.txt").write_text("")
-    with pytest.raises(
-        SplitError, match=r"splits.test_grouped\.txt: the test part of split grouped is empty"
-    ):
+    with pytest.raises(SplitError, match=r"splits.test_grouped\.txt: the test part of split grouped is empty"):
         choose_split(open_dataset(tmp_path), DataSettings(), 0)
 
 

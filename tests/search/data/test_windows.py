@@ -39,9 +39,7 @@ def test_windows_cover_every_pixel_and_stay_inside(height, width, window, share)
 @given(height=sides, width=sides, window=st.integers(1, 40), share=st.floats(0.01, 1), seed=st.integers(0, 9))
 @settings(max_examples=100, deadline=None)
 def test_stitch_undoes_cut(height, width, window, share, seed):
-    original = torch.rand(
-        (2, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
+    original = torch.rand((2, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     tiles = cut(height, width, window, max(1, int(window * share)))
     maps = torch.stack([original[:, *box(tile)] for tile in tiles])
     torch.testing.assert_close(stitch(maps, tiles, height, width), original, rtol=0, atol=1e-12)
