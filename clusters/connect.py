@@ -3,29 +3,33 @@
 import logging
 import os
 import shutil
-import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-# Ray reads these on import. Begun by `uv run`, it would else upload the folder and build a second
-# environment on every node; the other one keeps a warning about GPUs of CPU trials off the terminal.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# Ray lowers the priority of its workers; here they do the work that everything else waits for.
-os.environ.setdefault("RAY_worker_niceness", "0")
-# Messages held back to count their repetitions would be printed when the program ends, after its result.
-os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-
-import ray
+# Ray reads its environment when it is imported, which is why it is imported as late as in `_quiet_init`.
+_ENVIRONMENT = {
+    # Begun by `uv run`, it would upload the folder and build a second environment on every node.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Keeps a warning about GPUs of CPU trials off the terminal.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray lowers the priority of its workers; here they do the work that everything else waits for.
+    "RAY_worker_niceness": "0",
+    # Messages held back to count their repetitions would be printed when the program ends, after its result.
+    "RAY_DEDUP_LOGS": "0",
+}
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
 
 _SOCKET_PATH_ROOM = 40
 
 
 class ClusterUnreachableError(ConnectionError):
-    """Nothing answers at the address of a cluster, or it is not one that can be joined."""
+    """No Ray answers at the address of a cluster, or it is one that cannot be joined."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Cluster:
 def connected(address: str = "auto", *, dashboard: bool = False, cpus: int | None = None) -> Iterator[Cluster]:
     """Join or start Ray for the time of a with-block, and leave it as it was found.
 
-    A cluster that was joined runs on. Ray started here ends with its processes, and its files go.
+    A cluster that was joined runs on. Ray started here ends with its processes, and its files go. Import ray
+    and what imports it inside of the block: how to authenticate is decided before.
 
     Args:
         address: HOST:PORT; "auto": RAY_ADDRESS or a cluster begun with `ray start` on this machine, else
@@ -61,10 +66,12 @@ def connected(address: str = "auto", *, dashboard: bool = False, cpus: int | Non
         cpus: CPUs that Ray started here offers; None: those of the machine.
 
     Raises:
-        ClusterUnreachableError: nothing answers at the address.
+        ClusterUnreachableError: no Ray answers at the address, or it cannot be joined.
     """
-    joined = None if address == "none" else find_cluster() if address == "auto" else _reachable(address)
+    joined = None if address == "none" else find_cluster() if address == "auto" else address
     if joined is not None:
+        if needs_token(joined):
+            _turn_authentication_on()
         with _quiet_init(address=joined):
             yield _offer(joined)
         return
@@ -77,38 +84,61 @@ def connected(address: str = "auto", *, dashboard: bool = False, cpus: int | Non
 
 
 def find_cluster() -> str | None:
-    """Return HOST:PORT of the cluster of RAY_ADDRESS, or of one begun with `ray start` here, else None.
-
-    Raises:
-        ClusterUnreachableError: RAY_ADDRESS is set and nothing answers there.
-    """
+    """Return HOST:PORT of the cluster of RAY_ADDRESS, or of one begun with `ray start` here, else None."""
     if address := os.environ.get("RAY_ADDRESS"):
-        return None if address == "local" else _reachable(address)
+        return None if address == "local" else address
     # `ray.init(address="auto")` would also join Ray that another program started for itself; this file is
-    # written by `ray start` alone. It outlives its cluster, so whether anything answers decides.
+    # written by `ray start` alone. It outlives its cluster, so whether Ray answers decides.
     root = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
     try:
         address = (root / "ray" / "ray_current_cluster").read_text().strip()
-        return _reachable(address)
+        needs_token(address)
     except (OSError, ClusterUnreachableError):
         return None
-
-
-def _reachable(address: str) -> str:
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdigit():
-        raise ClusterUnreachableError(f"cluster {address!r}: needed is HOST:PORT of the head node, as 10.0.0.1:6379")
-    try:
-        # Asked here, because ray.init() goes on trying for most of a minute and logs all the while.
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise ClusterUnreachableError(f"cluster {address!r}: nothing answers there ({error})") from error
     return address
 
 
+def needs_token(address: str) -> bool:
+    """Return whether the cluster at HOST:PORT asks for the user's token, as clusters do since Ray 2.59.
+
+    Asked here, because `ray.init` shows none by itself, and goes on trying for most of a minute where no cluster is.
+
+    Raises:
+        ClusterUnreachableError: no Ray answers there.
+    """
+    import grpc
+
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise ClusterUnreachableError(f"cluster {address!r}: needed is HOST:PORT of the head node, as 10.0.0.1:6379")
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=5)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                return True
+            reason = error.code().name.lower().replace("_", " ")
+            raise ClusterUnreachableError(f"cluster {address!r}: no Ray answers there ({reason})") from error
+    return False
+
+
+def _turn_authentication_on() -> None:
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        raise ClusterUnreachableError("the cluster asks for a token, and RAY_AUTH_MODE turns tokens off; unset it")
+    if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        raise ClusterUnreachableError("the cluster asks for a token: set RAY_AUTH_MODE=token before Ray is imported")
+    os.environ["RAY_AUTH_MODE"] = "token"
+
+
 @contextmanager
-def _quiet_init(**options: object) -> Iterator[None]:
-    ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
+def _quiet_init(**options: Any) -> Iterator[None]:
+    import ray
+
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        reason = str(error).splitlines()[0]
+        raise ClusterUnreachableError(f"cluster {options['address']!r}: cannot be joined ({reason})") from error
     try:
         yield
     finally:
@@ -116,6 +146,8 @@ def _quiet_init(**options: object) -> Iterator[None]:
 
 
 def _offer(address: str | None) -> Cluster:
+    import ray
+
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus = ([int(node.get(kind, 0)) for node in nodes] for kind in ("CPU", "GPU"))
     return Cluster(address, sum(cpus), sum(gpus), max(cpus, default=0), max(gpus, default=0))

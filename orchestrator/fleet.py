@@ -73,11 +73,12 @@ def run_fleet(
         ).fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)
-    for result in results:
-        error = trial_folder(run, result.config["name"]) / "error.txt"
+    for name in names:
+        folder = trial_folder(run, name)
         # A process that was killed has written nothing itself.
-        if result.error is not None and not error.exists():
-            write_atomically(error, f"the process of the trial died: {result.error}\n")
+        if not (folder / "metrics.json").exists() and not (folder / "error.txt").exists():
+            texts = [f"{result.error}\n" for result in results if (result.config or {}).get("name", name) == name]
+            write_atomically(folder / "error.txt", "the process of the trial ended:\n" + "".join(texts))
 
 
 def _trainable(config: dict[str, Any]) -> None:

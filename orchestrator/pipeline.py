@@ -191,10 +191,11 @@ def _run(
     # Ray and Tune print; standard output is the result's.
     with redirect_stdout(io.StringIO()):
         from clusters.connect import ClusterUnreachableError, connected
-        from orchestrator.fleet import run_fleet
 
         try:
             with connected(launch.cluster.address, dashboard=launch.cluster.dashboard) as cluster:
+                from orchestrator.fleet import run_fleet
+
                 install_handlers()
                 asked = launch.resources
                 nodes = {"node_cpus": cluster.node_cpus, "node_gpus": cluster.node_gpus}

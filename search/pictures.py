@@ -10,6 +10,7 @@ from search.metrics import Confusion, headline, scores
 
 SHOWN = 9
 LONGEST = 480
+SHORTEST = 200
 GAP = 6
 BAND = 16
 COLOURS = np.array(
@@ -38,12 +39,15 @@ def draw_overlay(
     """
     grey = np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture
     height, width = grey.shape[:2]
-    scale = min(1.0, LONGEST / max(height, width))
+    # Small tiles are enlarged, so that single pixels and the captions can be read.
+    scale = min(max(1.0, SHORTEST / min(height, width)), LONGEST / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    panels = [Image.fromarray(panel).resize(size) for panel in (grey, _tint(grey, truth), _tint(grey, prediction))]
+    resample = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    views = (grey, _tint(grey, truth), _tint(grey, prediction))
+    panels = [Image.fromarray(view).resize(size, resample) for view in views]
     sheet = Image.new("RGB", (3 * size[0] + 2 * GAP, size[1] + BAND), "white")
     draw = ImageDraw.Draw(sheet)
-    captions = ("image", "truth", f"prediction, IoU {100 * iou:.1f} %")
+    captions = ("image", "truth", f"prediction, IoU {100 * iou:.0f} %")
     for column, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
         left = column * (size[0] + GAP)
         sheet.paste(panel, (left, BAND))
