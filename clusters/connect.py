@@ -98,6 +98,17 @@ def find_cluster() -> str | None:
     return address
 
 
+def check_address(address: str) -> None:
+    """Check that a setting of `connected` names a cluster that answers, or none.
+
+    Raises:
+        ClusterUnreachableError: no Ray answers there.
+    """
+    named = os.environ.get("RAY_ADDRESS", "local") if address == "auto" else address
+    if named not in ("none", "local"):
+        needs_token(named)
+
+
 def needs_token(address: str) -> bool:
     """Return whether the cluster at HOST:PORT asks for the user's token, as clusters do since Ray 2.59.
 
@@ -106,7 +117,7 @@ def needs_token(address: str) -> bool:
     Raises:
         ClusterUnreachableError: no Ray answers there.
     """
-    import grpc
+    import grpc  # type: ignore[import-untyped]  # comes with ray[default]
 
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():

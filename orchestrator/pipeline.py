@@ -76,6 +76,7 @@ def launch_run(
     if name is not None:
         check_name(runs, name)
     tracking_uri(launch, runs)
+    _check_cluster(launch)
     packs = pack_data(launch.trials(), runs / "packs", watch)
     run = _create(launch, packs, runs, name, command)
     watch.note(f"run {run}")
@@ -205,6 +206,17 @@ def _run(
                 run_fleet(run, names, resources, watch.event, retries=retries, function=function)
         except ClusterUnreachableError as error:
             raise ClusterError(str(error)) from error
+
+
+def _check_cluster(launch: Launch) -> None:
+    """Find out before anything is written that the cluster is not there."""
+    from clusters.connect import ClusterUnreachableError, check_address
+
+    try:
+        if launch.cluster.ray:
+            check_address(launch.cluster.address)
+    except ClusterUnreachableError as error:
+        raise ClusterError(str(error)) from error
 
 
 def _fix_threads(run: Path, names: Sequence[str], threads: int) -> None:

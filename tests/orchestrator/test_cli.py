@@ -109,6 +109,8 @@ def test_one_failing_trial_gives_exit_code_1_and_leaves_the_others(run, surfaces
         ),
         ([*quickly("DATA"), "--name", "a/b"], "--name 'a/b': not allowed"),
         ([*quickly("DATA"), "--tracking-uri", "ftp://x"], "tracking.uri: 'ftp://x' is no tracking URI"),
+        ([*quickly("DATA"), "--ray", "--cluster", "here"], "cluster 'here': needed is HOST:PORT"),
+        ([*quickly("DATA"), "--ray", "--cluster", "127.0.0.1:1"], "cluster '127.0.0.1:1': no Ray answers there"),
         (["resume", "nothing"], "no run 'nothing' in runs"),
         (["show", "nothing"], "no run 'nothing' in runs"),
         (["track", "nothing"], "no run 'nothing' in runs"),
