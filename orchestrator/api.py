@@ -107,6 +107,8 @@ def config(watch: Watch | None = None, **options: Unpack[LaunchOptions]) -> Laun
     layers.append(set_layer(options.get("settings", ())))
     if budget is not None or any("budget" in layer.values for layer in layers):
         return resolve(layers, budget=budget)
+    # What is wrong is said at once, and not after the seconds that it takes to look for a GPU.
+    resolve(layers, default_budget="smoke")
     return resolve(layers, default_budget=_budget_of_this_machine(watch))
 
 
