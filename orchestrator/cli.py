@@ -19,6 +19,29 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from orchestrator import launch as settings
+from orchestrator.options import (
+    BaselineOption,
+    BudgetOption,
+    ClusterOption,
+    ConfigOption,
+    CpusOption,
+    DataOption,
+    ExperimentOption,
+    GpusOption,
+    JsonOption,
+    LinesOption,
+    NameOption,
+    ParallelOption,
+    QuietOption,
+    RayOption,
+    RunsOption,
+    SeedOption,
+    SeedsOption,
+    SetOption,
+    TrackingOption,
+    UriOption,
+    WorkersOption,
+)
 from search.errors import InputError
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -57,84 +80,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Check and generate data sets.")
 app.add_typer(data_app, name="data")
-
-
-def _setting(panel: str, cls: type, name: str, *flags: str) -> Any:
-    """Return an option that shows the help, unit and default that the setting has."""
-    field = next(field for field in dataclasses.fields(cls) if field.name == name)
-    unit = f" ({field.metadata['unit']})" if field.metadata.get("unit") else ""
-    return typer.Option(
-        *flags,
-        help=field.metadata["help"] + unit,
-        show_default=str(field.default) or "empty",
-        rich_help_panel=panel,
-    )
-
-
-WHAT, WHERE, RECORD, OUTPUT = "What", "Where", "Record", "Output"
-"""Panels of the options in --help."""
-
-RunsOption = Annotated[Path, typer.Option("--runs", help="folder of runs", rich_help_panel=RECORD)]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="print one JSON object on standard output", rich_help_panel=OUTPUT)
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="show nothing but the result", rich_help_panel=OUTPUT)]
-LinesOption = Annotated[
-    bool,
-    typer.Option("--json-lines", help="progress as JSON lines on standard error", rich_help_panel=OUTPUT),
-]
-NameOption = Annotated[
-    str | None,
-    typer.Option("--name", help="name of the run", show_default="time and method", rich_help_panel=RECORD),
-]
-BudgetOption = Annotated[
-    Literal["demo", "smoke", "short", "paper"] | None,
-    typer.Option(
-        "--budget",
-        help="what settings start from",
-        show_default="paper on a GPU, else smoke",
-        rich_help_panel=WHAT,
-    ),
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", help="YAML file of settings, see: defectnas config", rich_help_panel=WHAT),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="one setting, as search.epochs=5; repeatable", rich_help_panel=WHAT
-    ),
-]
-DataOption = Annotated[
-    list[Path] | None,
-    typer.Option("--data", metavar="FOLDER", help="a data set; repeatable", rich_help_panel=WHAT),
-]
-SeedOption = Annotated[int | None, _setting(WHAT, settings.Launch, "seed", "--seed")]
-SeedsOption = Annotated[int | None, _setting(WHAT, settings.Launch, "seeds", "--seeds")]
-BaselineOption = Annotated[Literal["none", "random"] | None, _setting(WHAT, settings.Launch, "baseline", "--baseline")]
-CpusOption = Annotated[int | None, _setting(WHERE, settings.ResourceSettings, "cpus", "--cpus")]
-GpusOption = Annotated[float | None, _setting(WHERE, settings.ResourceSettings, "gpus", "--gpus")]
-WorkersOption = Annotated[int | None, _setting(WHERE, settings.ResourceSettings, "workers", "--workers")]
-ParallelOption = Annotated[int | None, _setting(WHERE, settings.ResourceSettings, "parallel", "--parallel")]
-ClusterOption = Annotated[str | None, _setting(WHERE, settings.ClusterSettings, "address", "--cluster")]
-RayOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--ray/--no-ray",
-        help="no-ray: one trial after the other in this process",
-        show_default="ray",
-        rich_help_panel=WHERE,
-    ),
-]
-TrackingOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--tracking/--no-tracking", help="record with MLflow", show_default="tracking", rich_help_panel=RECORD
-    ),
-]
-UriOption = Annotated[str | None, _setting(RECORD, settings.TrackingSettings, "uri", "--tracking-uri")]
-ExperimentOption = Annotated[str | None, _setting(RECORD, settings.TrackingSettings, "experiment", "--experiment")]
 
 
 @app.command()
