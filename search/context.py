@@ -65,14 +65,18 @@ class Context:
     def load(self, name: str) -> Checkpoint | None:
         """Return the newest whole checkpoint of a phase and cut the ledger to where it was then.
 
+        Without one the phase begins anew, and the ledger loses what it says of it.
+
         Raises:
             CheckpointDamaged, CheckpointMismatch: see `load_checkpoint`.
         """
         checkpoint = load_checkpoint(self.folder / "checkpoint", name, self.digest)
-        if checkpoint is not None:
-            self.ledger.cut(checkpoint.state["events"])
-            for text in checkpoint.damaged:
-                self.ledger.write("checkpoint_damaged", text=text, used=checkpoint.step)
+        if checkpoint is None:
+            self.ledger.cut_phase(name)
+            return None
+        self.ledger.cut(checkpoint.state["events"])
+        for text in checkpoint.damaged:
+            self.ledger.write("checkpoint_damaged", text=text, used=checkpoint.step)
         return checkpoint
 
     def state(self, **values: Any) -> dict[str, Any]:

@@ -43,6 +43,14 @@ class Ledger:
             self.listener(record)
         return record
 
+    def cut_phase(self, phase: str) -> None:
+        """Drop the events from the first stage or epoch of a phase on: it begins anew, nothing of it was saved."""
+        if self.path is None:
+            return
+        for event in read_events(self.path):
+            if event["event"] in ("stage", "epoch") and event.get("phase") == phase:
+                return self.cut(event["n"])
+
     def cut(self, count: int) -> None:
         """Drop all but the first `count` events; a resumed trial writes them again."""
         if self.path is None:

@@ -23,6 +23,18 @@ def test_a_cut_ledger_goes_on_from_there(tmp_path):
     assert [(e["n"], e["epoch"]) for e in read_events(tmp_path / "ledger.jsonl")] == [(0, 0), (1, 1), (2, 20)]
 
 
+def test_a_phase_that_was_never_saved_is_dropped_whole(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    ledger.write("started", phase="search")
+    ledger.write("stage", phase="search")
+    ledger.write("epoch", phase="search")
+    ledger.cut_phase("retrain")
+    assert len(list(read_events(path))) == 3
+    ledger.cut_phase("search")
+    assert [e["event"] for e in read_events(path)] == ["started"]
+
+
 def test_a_half_written_last_line_is_dropped(tmp_path):
     path = tmp_path / "ledger.jsonl"
     Ledger(path).write("started")
