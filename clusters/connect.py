@@ -117,7 +117,7 @@ def needs_token(address: str) -> bool:
     Raises:
         ClusterUnreachableError: no Ray answers there.
     """
-    import grpc  # type: ignore[import-untyped]  # comes with ray[default]
+    import grpc  # type: ignore[import-untyped]
 
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():
