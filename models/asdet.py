@@ -108,8 +108,8 @@ class ASDetNet(nn.Module):
     def lay_out(self, image_size: int, device_type: str) -> "ASDetNet":
         """Use channels-last memory order in the cells where it pays, in place. Returns self.
 
-        On CPU: normal cells on maps of 8 px and more, where a batched cell's step is up to 1.4 times as fast; on smaller
-        maps and at stride 2 it is slower. On a GPU: all.
+        On CPU: normal cells on maps of 8 px and more, where a batched cell's step is up to 1.4 times as fast.
+        On smaller maps and at stride 2 it is slower. On a GPU: all.
         """
         for index, (kind, cell) in enumerate(zip(CELLS, self.cells, strict=True)):
             side = image_size // STRIDES[index]
