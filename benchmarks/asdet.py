@@ -8,7 +8,7 @@ machine's speed meets all of them; what counts are the ratios.
 """
 
 import argparse
-import copy
+import itertools
 import json
 import platform
 import statistics
@@ -21,13 +21,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 from models.architecture import OPERATOR_NAMES
 from models.asdet import ASDetNet, initial_alphas, softmax_shares
 from models.cell_space import CellSpace
+from models.inference import InferenceNet
 from search.losses import segmentation_loss
+from search.memory import kept_for_backward
 from search.methods.random_cells import random_architecture
 from search.settings import LossSettings
 
@@ -139,13 +140,12 @@ def _kernels(event: Any) -> int:
 
 
 def inference(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Time one image through a derived network: fusion as written, at low resolution, with channels-last."""
+    """Time one image through three derived networks: fusion as written, at low resolution, the inference form."""
     found: dict[str, Any] = {}
-    for size in (256, 512):
+    for size, seed in itertools.product((256, 512), (1, 2, 3)):
         torch.manual_seed(0)
-        space = CellSpace.of_architecture(random_architecture(OPERATOR_NAMES, 1))
+        space = CellSpace.of_architecture(random_architecture(OPERATOR_NAMES, seed))
         network = ASDetNet(space, in_channels=1, classes=1, channels=CHANNELS).to(device).eval()
-        laid_out = copy.deepcopy(network).lay_out(size, device.type)
         image = torch.randn(1, 1, size, size, device=device)
 
         def run(forward: Callable[[Tensor], Tensor], image: Tensor = image) -> Callable[[], None]:
@@ -155,9 +155,10 @@ def inference(arguments: argparse.Namespace, device: torch.device) -> dict[str, 
 
             return once
 
-        ways = {"plain": network.as_written, "low-resolution fusion": network, "and channels-last": laid_out}
-        found[f"{size} px"] = interleaved({k: run(v) for k, v in ways.items()}, arguments.rounds, device)
-        _compare(found[f"{size} px"], "median_ms")
+        ways = {"plain": network.as_written, "low-resolution fusion": network, "inference": InferenceNet(network)}
+        group = f"{size} px, architecture {seed}"
+        found[group] = interleaved({k: run(v) for k, v in ways.items()}, arguments.rounds, device)
+        _compare(found[group], "median_ms")
     return found
 
 
@@ -176,24 +177,15 @@ def memory(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any
 
 
 def _kept(form: str, size: int) -> float:
-    """Return the MiB of distinct storages saved for backward; fake tensors, so nothing is allocated."""
-    sizes: dict[int, int] = {}
-    kept: list[Tensor] = []
+    """Return the MiB that a forward pass keeps for backward; nothing is allocated."""
 
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage._cdata] = storage.nbytes()
-        kept.append(tensor)
-        return tensor
-
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    def build() -> Callable[[], object]:
         network, alphas = supernet(form, size, None)
         images = torch.randn(BATCH, 1, size, size)
-        own = {p.untyped_storage()._cdata for p in network.parameters()}
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            forward = network.as_written if form == "plain" else network
-            forward(images, softmax_shares(alphas), branches=True)
-    return sum(size for key, size in sizes.items() if key not in own) / 2**20
+        forward = network.as_written if form == "plain" else network
+        return lambda: forward(images, softmax_shares(alphas), branches=True)
+
+    return kept_for_backward(build) / 2**20
 
 
 def _peak(form: str, size: int, device: torch.device) -> float:

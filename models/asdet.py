@@ -149,14 +149,14 @@ class ASDetNet(nn.Module):
             branches: also compute the branch heads.
         """
         height, width = images.shape[2:]
-        padded = _pad(images)
+        padded = pad_to_grid(images)
         logits = self.fusion(self.features(padded, shares), _size(padded), branches)
         return logits[..., :height, :width]
 
     def as_written(self, images: Tensor, shares: Shares | None = None, *, branches: bool = False) -> Tensor:
         """Return what `forward` returns with the fusion in the paper's order (see `AdaptiveFusion.as_written`)."""
         height, width = images.shape[2:]
-        padded = _pad(images)
+        padded = pad_to_grid(images)
         logits = self.fusion.as_written(self.features(padded, shares), _size(padded), branches)
         return logits[..., :height, :width]
 
@@ -165,7 +165,8 @@ def _size(images: Tensor) -> tuple[int, int]:
     return images.shape[2], images.shape[3]
 
 
-def _pad(images: Tensor) -> Tensor:
+def pad_to_grid(images: Tensor) -> Tensor:
+    """Return images padded below and at the right, edge pixels repeated, to multiples of 32."""
     bottom, right = (-images.shape[2]) % DIVISOR, (-images.shape[3]) % DIVISOR
     return F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.asdet import ASDetNet
+from models.inference import InferenceNet
 from search.data.loaders import batches
 from search.data.pack import Pack, TileSet
 from search.data.windows import stitch
@@ -43,7 +44,7 @@ def predict(
     network: ASDetNet, pack: Pack, tiles: TileSet, indices: np.ndarray, *, softmax: bool, device: torch.device
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (source, probabilities (K, H, W) on the CPU) per image, at the image's own size."""
-    network.eval()
+    form = InferenceNet(network)
     order = np.asarray(sorted(indices.tolist(), key=lambda i: tiles.tiles[i].source))
     stream = batches(
         tiles, order, EVALUATION_BATCH, pack=pack, key=("evaluate",), shuffle=False, drop_last=False, device=device
@@ -56,7 +57,7 @@ def predict(
     source, own = next(waiting)
     with torch.no_grad():
         for images, _ in stream:
-            logits = network(images)[0].float()
+            logits = form(images).float()
             maps.extend((torch.softmax(logits, 1) if softmax else torch.sigmoid(logits)).cpu())
             while own and len(maps) >= len(own):
                 size, boxes = tiles.sources[source], [tiles.tiles[i] for i in own]

@@ -46,24 +46,30 @@ def allowed_forms(runtime: RuntimeSettings) -> list[Form]:
 
 
 def choose_form(
-    forms: list[Form], prepare: Callable[[Form], Callable[[], None]], device: torch.device, shape: str, memory: Path
+    forms: list[Form],
+    fitting: Callable[[list[Form]], list[Form]],
+    prepare: Callable[[Form], Callable[[], None]],
+    device: torch.device,
+    shape: str,
+    memory: Path,
 ) -> Form:
     """Return the fastest of `forms`, by a remembered decision or by timing.
 
     Args:
         forms: what to choose from.
+        fitting: returns those that fit into memory, which alone are timed; raises where none does.
         prepare: returns for a form a function that does one weight and one alpha step.
         device: where it runs.
         shape: what the time depends on besides the device; part of the key that the decision is remembered by.
         memory: JSON file of decisions; created if absent.
     """
     if len(forms) == 1:
-        return forms[0]
+        return fitting(forms)[0]
     key = f"{_describe(device)} | {shape} | {[f'{f.edges}{f.channels_last:d}' for f in forms]}"
     known = _read(memory).get(key)
     if known is None:
-        seconds = _time(forms, prepare, device)
-        best = min(forms, key=seconds.__getitem__)
+        seconds = _time(fitting(forms), prepare, device)
+        best = min(seconds, key=seconds.__getitem__)
         record = {**asdict(best), "seconds": {f"{f.edges},{f.channels_last}": s for f, s in seconds.items()}}
         with _locked(memory):
             # Whoever was first decides, so that trials which timed at the same moment agree.

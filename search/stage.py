@@ -17,9 +17,13 @@ from search.bilevel import Alphas, alpha_step
 from search.checkpoint import Checkpoint, pack_module, pack_optimizer, save_checkpoint, unpack, unpack_optimizer
 from search.context import Context
 from search.data.loaders import seed_of
-from search.distributed import rank
+from search.distributed import rank, world_size
 from search.forms import Form, allowed_forms, choose_form
+from search.memory import PEAK_OVER_KEPT, OutOfMemory, free_memory, kept_for_backward
 from search.training import Problem, detached, sgd, weight_step
+
+MOST_KEPT = 4096
+"""Bytes per image, pixel and channel of C that no supernet keeps; 2,400 were measured on the plain form."""
 
 Strengths = dict[str, list[list[float]]]
 """Per cell kind and edge the softmax shares of the candidates."""
@@ -145,7 +149,44 @@ def _fastest_form(context: Context, space: CellSpace) -> Form:
 
     width, precision = settings.network.channels, settings.runtime.precision
     shape = f"{space.width} operators, {size} px, batch {batch}, C {width}, {precision}"
-    return choose_form(allowed_forms(settings.runtime), prepare, context.device, shape, context.forms)
+
+    def fitting(forms: list[Form]) -> list[Form]:
+        return _fitting(context, space, forms)
+
+    return choose_form(allowed_forms(settings.runtime), fitting, prepare, context.device, shape, context.forms)
+
+
+def _fitting(context: Context, space: CellSpace, forms: list[Form]) -> list[Form]:
+    """Return the forms of which a step fits into the memory that is free.
+
+    Raises:
+        OutOfMemory: none does.
+    """
+    size, batch = context.settings.data.image_size, -(-context.settings.search.batch // world_size())
+    free = free_memory(context.device)
+    if free is None or MOST_KEPT * batch * size**2 * context.settings.network.channels < free:
+        return forms
+
+    def kept(edges: str) -> int:
+        def build() -> Callable[[], object]:
+            network = _in_form(context.network(space, searching=True), Form(edges, False), context)
+            shares = softmax_shares(initial_alphas(space, 1e-3, torch.Generator().manual_seed(0)))
+            images = torch.empty(batch, context.pack.colour_channels, size, size)
+            return lambda: network(images, shares, branches=True)
+
+        return kept_for_backward(build)
+
+    needed = {edges: PEAK_OVER_KEPT * kept(edges) for edges in sorted({form.edges for form in forms})}
+    fitting = [form for form in forms if needed[form.edges] <= free]
+    if not fitting:
+        least = min(needed.values())
+        most = int(context.settings.search.batch * free / least)
+        raise OutOfMemory(
+            f"data.image_size {size} with search.batch {context.settings.search.batch}: a step of the supernet needs "
+            f"about {least / 2**20:,.1f} MiB and {free / 2**20:,.1f} MiB are free on {context.device}; "
+            + (f"search.batch {most} would fit" if most else "not even one image fits")
+        )
+    return fitting
 
 
 def _carry_weights(network: ASDetNet, stage: Stage) -> None:
