@@ -369,10 +369,13 @@ def _end(result: Any, runs: Path, json_: bool) -> None:
 
 
 def _print_result(result: Any) -> None:
-    from orchestrator.tables import trials_table
+    from orchestrator.report import spreads_over_seeds
+    from orchestrator.tables import spreads_table, trials_table
 
     console = _stdout()
     console.print(trials_table(result.trials, console.width))
+    if spreads := spreads_over_seeds(result.trials):
+        console.print(spreads_table(spreads, console.width))
 
 
 def _print_failures(result: Any) -> None:

@@ -7,6 +7,7 @@ Everything that a run needs to go on lies in its folder, so a launch and its res
 import dataclasses
 import io
 import os
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from datetime import UTC, datetime
@@ -138,6 +139,19 @@ def _packed(data_set: Any, trial: Trial, cache: Path, watch: Watch) -> Path:
     return pack.folder
 
 
+def _commit() -> str:
+    """Return the git commit of the source tree, with "-dirty" if files differ from it; empty without git."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
 def _create(launch: Launch, packs: Mapping[str, Path], runs: Path, name: str | None, command: str) -> Path:
     now = datetime.now(UTC)
     trials = launch.trials()
@@ -148,6 +162,7 @@ def _create(launch: Launch, packs: Mapping[str, Path], runs: Path, name: str | N
         command=command,
         version=version("defectnas"),
         trials=tuple(trial.record for trial in trials),
+        commit=_commit(),
     )
     contents = {
         trial.record.name: {

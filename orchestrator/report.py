@@ -1,7 +1,8 @@
 """Results read off run folders, as values and JSON."""
 
+import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from orchestrator.runs import (
     trial_state,
 )
 
-_RESULT_KEYS = ("iou", "f1", "pa", "parameters", "macs", "search_seconds", "retrain_seconds")
+SCORES = ("iou", "f1", "pa")
+_RESULT_KEYS = (*SCORES, "parameters", "macs", "search_seconds", "retrain_seconds")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,34 @@ def result_of(run: Path) -> RunResult:
 def results_in(runs: Path) -> list[RunResult]:
     """Return the results of all runs in a folder, newest first."""
     return [result_of(run) for run in list_runs(runs)]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Scores of one method on one data set over several seeds: (mean, sample standard deviation) by score."""
+
+    data: str
+    method: str
+    seeds: int
+    scores: Mapping[str, tuple[float, float]]
+
+
+def spreads_over_seeds(trials: Sequence[TrialResult]) -> list[Spread]:
+    """Return the spread of every data set and method of which several seeds are done."""
+    groups: dict[tuple[str, str], list[TrialResult]] = {}
+    for trial in trials:
+        if trial.state == "done":
+            groups.setdefault((trial.data, trial.method), []).append(trial)
+
+    def spread(group: Sequence[TrialResult], name: str) -> tuple[float, float]:
+        values = [trial.metrics[name] for trial in group]
+        return statistics.mean(values), statistics.stdev(values)
+
+    return [
+        Spread(data, method, len(group), {name: spread(group, name) for name in SCORES})
+        for (data, method), group in groups.items()
+        if len(group) > 1
+    ]
 
 
 def run_summary(result: RunResult) -> dict[str, Any]:

@@ -53,7 +53,13 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What run.json holds; `created` is ISO 8601 in UTC, `command` the command line."""
+    """What run.json holds.
+
+    Attributes:
+        created: ISO 8601 in UTC.
+        command: the command line.
+        commit: of the source tree that the package was started from, empty for an installed one.
+    """
 
     id: str
     method: str
@@ -61,6 +67,7 @@ class RunRecord:
     command: str
     version: str
     trials: tuple[TrialRecord, ...]
+    commit: str = ""
 
 
 def trial_folder(run: Path, name: str) -> Path:

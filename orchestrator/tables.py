@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.live import duration
-from orchestrator.report import RunResult, TrialResult, states_of
+from orchestrator.report import RunResult, Spread, TrialResult, states_of
 
 WIDE = 100
 """Columns of a terminal from which on tables are shown in full."""
@@ -64,6 +64,23 @@ def trials_table(trials: Sequence[TrialResult], width: int = WIDE) -> Table:
     table.caption = "\n".join(notes if width >= WIDE else notes[:3])
     table.caption_justify = "left"
     return table
+
+
+def spreads_table(spreads: Sequence[Spread], width: int = WIDE) -> Table:
+    """Return the table of means and standard deviations over seeds."""
+
+    def score(name: str) -> Callable[[Spread], str]:
+        return lambda spread: " ± ".join(_percent(value) for value in spread.scores[name])
+
+    columns = [
+        Column("Data", lambda spread: spread.data, "left"),
+        Column("Method", lambda spread: spread.method, "left"),
+        Column("Seeds", lambda spread: str(spread.seeds)),
+        Column("IoU %\nmean ± std", score("iou")),
+        Column("F1 %\nmean ± std", score("f1")),
+        Column("PA %\nmean ± std", score("pa")),
+    ]
+    return _table(columns, spreads, width)
 
 
 def runs_table(results: Sequence[RunResult], width: int = WIDE) -> Table:

@@ -170,8 +170,7 @@ def _run_tags(record: RunRecord) -> dict[str, str]:
         "mlflow.source.name": "defectnas",
         "mlflow.source.type": "LOCAL",
     }
-    commit = getattr(record, "commit", None)
-    return tags | ({"mlflow.source.git.commit": commit} if commit else {})
+    return tags | ({"mlflow.source.git.commit": record.commit} if record.commit else {})
 
 
 def _status_of(states: Iterable[State], running: bool) -> str:

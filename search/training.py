@@ -90,9 +90,14 @@ def weight_step(
 
 
 def own_part(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return this process's share of a batch, every world_size-th image."""
+    """Return this process's share of a batch, every world_size-th image.
+
+    A batch that the group does not divide is filled up with its first images, so that no process is left without.
+    """
     images, masks = batch
-    return images[rank() :: world_size()], masks[rank() :: world_size()]
+    each = -(-len(images) // world_size())
+    own = (rank() + world_size() * torch.arange(each, device=images.device)) % len(images)
+    return images[own], masks[own]
 
 
 def learning_rate(base: float, schedule: str, epoch: int, epochs: int) -> float:

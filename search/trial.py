@@ -24,7 +24,7 @@ from models.cost import Cost, network_cost
 from search.checkpoint import write_atomically
 from search.context import Context, choose_device
 from search.data.pack import open_pack
-from search.distributed import rank, wait_for_all
+from search.distributed import rank, wait_for_all, world_size
 from search.errors import InputError
 from search.evaluate import classify, evaluate, predict, predict_nothing
 from search.ledger import Emit, Ledger
@@ -202,6 +202,7 @@ def _environment(context: Context) -> dict[str, Any]:
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "threads": context.threads,
+        "workers": world_size(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -14,6 +14,9 @@ from search.errors import InputError
 PROBED_MASKS = 32
 """Masks with content that are opened to learn how a data set without a class list holds its classes."""
 
+BRIGHT = 128
+"""Mask values from here on mark a defect in a binary mask and are no class in an index mask."""
+
 _BACKGROUND_NAMES = frozenset({"background", "_background_", "__background__", "__ignore__"})
 _TRAIN_NAMES = ("train", "training")
 _JOINED_LISTS = ("trainval", "train_val")
@@ -173,7 +176,8 @@ def probe_coding(
     """Return (mask coding, classes) as the masks themselves show them.
 
     Up to `PROBED_MASKS` masks with content are opened, spread over the data set; all of them only if they
-    hold several classes and nothing says how many.
+    hold several classes and nothing says how many. What most of them do counts, so that one stray file is
+    named as the error when it is read and does not decide how all others are read.
 
     Args:
         samples: samples of the data set, in order.
@@ -183,24 +187,25 @@ def probe_coding(
     paths = [s.mask for s in samples if s.mask is not None]
     spread = [paths[i] for step in (7, 1) for i in range(0, len(paths), step) if step == 1 or len(paths) > 7]
     values: set[int] = set()
-    probed = 0
+    probed = bright = 0
     for path in dict.fromkeys(spread):
         found = _values_of(path) - {0}
         values |= found
         probed += bool(found)
+        bright += any(v >= BRIGHT for v in found)
         if probed == PROBED_MASKS:
             break
     if void and values - {255}:
         return "index-void", classes or _numbered(paths, values - {255}, void=True)
-    if any(v >= 128 for v in values) and max(values) > len(classes or ()):
+    if bright and 2 * bright >= probed and max(values) > len(classes or ()):
         return "binary", classes or ("defect",)
     return "index", classes or _numbered(paths, values, void=False)
 
 
 def _numbered(paths: list[Path], values: set[int], void: bool) -> tuple[str, ...]:
-    if max(values, default=0) <= 1:
+    if max((v for v in values if void or v < BRIGHT), default=0) <= 1:
         return ("defect",)
-    largest = max((v for p in paths for v in _values_of(p) if not (void and v == 255)), default=1)
+    largest = max((v for p in paths for v in _values_of(p) if v < (255 if void else BRIGHT)), default=1)
     return tuple(f"class{k}" for k in range(1, largest + 1))
 
 

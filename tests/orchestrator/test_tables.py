@@ -3,9 +3,9 @@ import io
 import pytest
 from rich.console import Console
 
-from orchestrator.report import result_of, results_in
+from orchestrator.report import result_of, results_in, spreads_over_seeds
 from orchestrator.runs import RunRecord, TrialRecord, create_run
-from orchestrator.tables import runs_table, trials_table
+from orchestrator.tables import runs_table, spreads_table, trials_table
 
 
 def shown(table, width=140) -> str:
@@ -39,6 +39,20 @@ def test_a_usual_terminal_shows_scores_cost_and_search_time(compared):
     row = next(line.split() for line in text.splitlines() if "asdet" in line)
     assert row == ["A", "0", "asdet", "done", "50.0", "60.0", "70.0", "1.000", "2.000", "1:01:01", "12.5"]
     assert "random architecture" not in text
+
+
+def test_several_seeds_are_shown_as_mean_and_spread(tmp_path, finish):
+    records = [TrialRecord(f"A-s{k}", "A", k, "asdet") for k in range(3)] + [TrialRecord("B-s0", "B", 0, "asdet")]
+    record = RunRecord("r", "asdet", "2026-01-01T00:00:00+00:00", "test", "0", tuple(records))
+    run = create_run(tmp_path / "runs", record, "{}\n", {r.name: {} for r in records})
+    for k, iou in enumerate((0.4, 0.5, 0.6)):
+        finish(run, f"A-s{k}", iou=iou)
+    finish(run, "B-s0", iou=0.9)
+    (spread,) = spreads_over_seeds(result_of(run).trials)
+    assert (spread.data, spread.method, spread.seeds) == ("A", "asdet", 3)
+    assert spread.scores["iou"] == pytest.approx((0.5, 0.1))
+    row = next(line.split() for line in shown(spreads_table([spread])).splitlines() if "asdet" in line)
+    assert row[:6] == ["A", "asdet", "3", "50.0", "±", "10.0"]
 
 
 def test_the_list_of_runs(make_run, finish, tmp_path):

@@ -395,6 +395,13 @@ def test_masks_of_two_codings_are_not_read_as_empty(tmp_path):
         read_mask(dataset, dataset.samples[1])
 
 
+def test_one_stray_mask_is_named_and_does_not_decide_for_the_others(tmp_path):
+    dataset = open_dataset(folders(tmp_path, {"a": 1, "b": 2, "c": 255, "d": 1}))
+    assert (dataset.mask_coding, dataset.classes) == ("index", ("class1", "class2"))
+    with pytest.raises(MaskValueError, match=r"c\.png: value 255 at 24 px"):
+        read_mask(dataset, dataset.samples[2])
+
+
 def test_mask_of_another_size(tmp_path):
     folders(tmp_path, {"a": 1, "b": 1})
     save(tmp_path / "masks" / "b.png", mask(1, 20, 29))
