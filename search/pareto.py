@@ -1,0 +1,93 @@
+"""Non-dominated sorting, crowding distance and hypervolume. All objectives are minimised.
+
+Source: Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", IEEE TEC 2002, Sec. III. Equal
+points are no reason to leave the front: a point is dominated by one that is nowhere worse and somewhere better.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Points = NDArray[np.float64]
+"""Objectives, (points, objectives)."""
+
+
+def dominance(points: ArrayLike) -> NDArray[np.bool_]:
+    """Return (points, points): whether the one of the row dominates the one of the column."""
+    values = np.asarray(points, dtype=np.float64)
+    one, other = values[:, None], values[None, :]
+    return np.logical_and((one <= other).all(-1), (one < other).any(-1))
+
+
+def non_dominated_sort(points: ArrayLike) -> list[list[int]]:
+    """Return the fronts, best first, as rising indices into the points."""
+    dominates = dominance(points)
+    counts = dominates.sum(0)
+    left = np.ones(len(counts), dtype=bool)
+    fronts = []
+    while left.any():
+        front = np.flatnonzero(left & (counts == 0))
+        fronts.append(front.tolist())
+        left[front] = False
+        counts = counts - dominates[front].sum(0)
+    return fronts
+
+
+def crowding_distance(points: ArrayLike) -> Points:
+    """Return for each point of one front the sum over the objectives of its neighbours' distance.
+
+    Distances are relative to the front's extent; the first and the last point of an objective get infinity.
+    """
+    values = np.asarray(points, dtype=np.float64)
+    count, objectives = values.shape
+    distance = np.zeros(count)
+    for k in range(objectives):
+        order = np.argsort(values[:, k], kind="stable")
+        ranked = values[order, k]
+        extent = ranked[-1] - ranked[0]
+        distance[order[[0, -1]]] = np.inf
+        if extent > 0:
+            distance[order[1:-1]] += (ranked[2:] - ranked[:-2]) / extent
+    return distance
+
+
+def select(points: ArrayLike, count: int) -> list[int]:
+    """Return the indices of the `count` best: whole fronts, then the least crowded of the one that does not fit.
+
+    They come best first: by front, within a front by falling crowding distance, ties by index.
+    """
+    values = np.asarray(points, dtype=np.float64)
+    chosen: list[int] = []
+    for front in non_dominated_sort(values):
+        distance = crowding_distance(values[front])
+        ranked = sorted(range(len(front)), key=lambda i, d=distance: (-d[i], i))  # type: ignore[misc]
+        chosen += [front[i] for i in ranked]
+        if len(chosen) >= count:
+            break
+    return chosen[:count]
+
+
+def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
+    """Return the volume that the points dominate up to a reference point; exact, any number of objectives.
+
+    The points are cut into slabs along the last objective, and each slab is a problem with one objective less.
+    """
+    values, limit = np.asarray(points, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    if not values.size:
+        return 0.0
+    return _volume(values[(values < limit).all(1)], limit)
+
+
+def _volume(values: Points, limit: Points) -> float:
+    if not len(values):
+        return 0.0
+    if len(limit) == 1:
+        return float(limit[0] - values.min())
+    if len(limit) == 2:
+        ordered = values[np.lexsort((values[:, 1], values[:, 0]))]
+        lowest = np.minimum.accumulate(ordered[:, 1])
+        ends = np.append(ordered[1:, 0], limit[0])
+        return float(((ends - ordered[:, 0]) * (limit[1] - lowest)).sum())
+    ordered = values[np.argsort(values[:, -1], kind="stable")]
+    heights = np.diff(np.append(ordered[:, -1], limit[-1]))
+    slabs = (_volume(ordered[: i + 1, :-1], limit[:-1]) * h for i, h in enumerate(heights) if h > 0)
+    return float(sum(slabs))
