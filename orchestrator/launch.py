@@ -12,6 +12,14 @@ from typing import Annotated, Any, Literal
 from orchestrator.files import dump_yaml
 from orchestrator.runs import TrialRecord
 from orchestrator.schema import OverridesOf
+from search.hybrid_settings import (
+    EvolutionSettings,
+    FinetuneSettings,
+    LatencySettings,
+    SpaceSettings,
+    SupernetSettings,
+)
+from search.setting import setting
 from search.settings import (
     BUDGETS,
     DataSettings,
@@ -21,7 +29,6 @@ from search.settings import (
     RuntimeSettings,
     SearchSettings,
     Settings,
-    setting,
 )
 
 DEMO: dict[str, dict[str, Any]] = {
@@ -102,6 +109,11 @@ class Launch:
     loss: LossSettings = field(default_factory=LossSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
     retrain: RetrainSettings = field(default_factory=RetrainSettings)
+    space: SpaceSettings = field(default_factory=SpaceSettings)
+    supernet: SupernetSettings = field(default_factory=SupernetSettings)
+    latency: LatencySettings = field(default_factory=LatencySettings)
+    evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     resources: ResourceSettings = field(default_factory=ResourceSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
@@ -134,13 +146,6 @@ class Trial:
 def _trial(launch: Launch, data_set: DataSetSettings, seed: int, method: str) -> Trial:
     middle = "" if method == "asdet" else f"-{method}"
     record = TrialRecord(f"{data_set.name}{middle}-s{seed}", data_set.name, seed, method)
-    settings = Settings(
-        seed=seed,
-        data=dataclasses.replace(launch.data, **data_set.settings),
-        network=launch.network,
-        loss=launch.loss,
-        search=launch.search,
-        retrain=launch.retrain,
-        runtime=launch.runtime,
-    )
+    sections = {f.name: getattr(launch, f.name) for f in dataclasses.fields(Settings) if f.name not in ("seed", "data")}
+    settings = Settings(seed=seed, data=dataclasses.replace(launch.data, **data_set.settings), **sections)
     return Trial(record, data_set, settings)

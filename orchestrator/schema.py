@@ -234,6 +234,8 @@ def _words(annotation: Any, bounds: Mapping[str, Any], unit: str | None) -> str:
     section = _overridden(annotation) or annotation
     if dataclasses.is_dataclass(section):
         return f"a section with {', '.join(field.name for field in dataclasses.fields(section))}"
+    if _element(annotation) is not None:
+        return _allowed(annotation, {})
     if get_origin(annotation) is Literal:
         return ("one of " if len(get_args(annotation)) > 1 else "") + ", ".join(map(str, get_args(annotation)))
     if get_origin(annotation) in (Union, types.UnionType):

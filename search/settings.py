@@ -13,23 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    unit: str | None = None,
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-    lt: float | None = None,
-    multiple_of: int | None = None,
-) -> Any:
-    """Return a dataclass field that carries its help text, unit and bounds as metadata."""
-    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt, "multiple_of": multiple_of}
-    metadata = {"help": help, "unit": unit, "bounds": {k: v for k, v in bounds.items() if v is not None}}
-    return field(default=default, metadata=metadata)
-
+from search.hybrid_settings import (
+    EvolutionSettings,
+    FinetuneSettings,
+    LatencySettings,
+    SpaceSettings,
+    SupernetSettings,
+)
+from search.setting import setting
 
 Augmentation = Literal["hflip", "vflip", "rotate90", "brightness", "contrast", "noise"]
 
@@ -38,7 +29,7 @@ Augmentation = Literal["hflip", "vflip", "rotate90", "brightness", "contrast", "
 class DataSettings:
     """How images become training tiles and test scores."""
 
-    image_size: int = setting(256, "side of the square tile that the network sees", unit="px", ge=32, multiple_of=32)
+    image_size: int = setting(256, "side of the square tile that the network sees", unit="px", ge=32, multiple_of=8)
     colour: Literal["grey", "rgb"] = setting("grey", "channels of the network's input")
     task: Literal["binary", "multiclass"] = setting("binary", "binary merges all defect classes into one")
     split: str = setting(
@@ -178,6 +169,11 @@ class Settings:
     loss: LossSettings = field(default_factory=LossSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
     retrain: RetrainSettings = field(default_factory=RetrainSettings)
+    space: SpaceSettings = field(default_factory=SpaceSettings)
+    supernet: SupernetSettings = field(default_factory=SupernetSettings)
+    latency: LatencySettings = field(default_factory=LatencySettings)
+    evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -205,15 +201,28 @@ class Settings:
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return {name: _tuple(value) for name, value in values.items()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value
 
 
 BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
     "smoke": {
         "data": {"image_size": 64, "augment": ("hflip", "vflip")},
         "network": {"channels": 8},
-        "search": {"epochs": 4, "warmup_epochs": 1, "steps": 12, "weight_lr": 0.025, "alpha_lr": 0.02},
-        "retrain": {"epochs": 40, "steps": 40, "lr": 0.025},
+        "search": {
+            "epochs": 4,
+            "warmup_epochs": 1,
+            "steps": 12,
+            "weight_lr": 0.025,
+            "alpha_lr": 0.02,
+            # With 48 steps a stage, new weights in each would leave the alphas nothing but noise to go by.
+            "carry_weights": True,
+            "carry_alphas": True,
+        },
+        "retrain": {"epochs": 40, "steps": 40, "lr": 0.015},
         # Timing the forms would take longer than the search itself.
         "runtime": {"form": "batched", "channels_last": "on"},
     },

@@ -22,7 +22,7 @@ def from_file(folder: Path, text: str) -> Launch:
     ("text", "message"),
     [
         ("search: {epoch: 5}", "search.epoch: no such setting; did you mean search.epochs?"),
-        ("epochs: 5", "epochs: no such setting here; did you mean search.epochs or retrain.epochs?"),
+        ("epochs: 5", "epochs: no such setting here; did you mean search.epochs or retrain.epochs or supernet.epochs or finetune.epochs?"),
         ("serch: {epochs: 5}", "serch: no such setting; did you mean search?"),
         ("search: {epochs: 0}", "search.epochs: 0 is not allowed; allowed: a whole number (epochs), at least 1"),
         ("search: {epochs: '5'}", "search.epochs: '5' is not allowed; allowed: a whole number (epochs), at least 1"),
@@ -31,7 +31,7 @@ def from_file(folder: Path, text: str) -> Launch:
         ("search: {weight_lr: .nan}", "search.weight_lr: nan is not allowed; allowed: a number, above 0"),
         (
             "data: {image_size: 65}",
-            "data.image_size: 65 is not allowed; allowed: a whole number (px), at least 32, a multiple of 32",
+            "data.image_size: 65 is not allowed; allowed: a whole number (px), at least 32, a multiple of 8",
         ),
         (
             "data: {window: of}",
@@ -227,7 +227,7 @@ def test_the_settings_of_a_trial_are_all_reachable():
 def test_the_json_schema_carries_help_bounds_and_defaults():
     schema = model_of(Launch).model_json_schema()
     size = schema["$defs"]["DataSettings"]["properties"]["image_size"]
-    assert (size["minimum"], size["multipleOf"], size["default"]) == (32, 32, 256)
+    assert (size["minimum"], size["multipleOf"], size["default"]) == (32, 8, 256)
     assert size["description"].startswith("side of the square tile")
     assert schema["additionalProperties"] is False
     json.dumps(schema)
