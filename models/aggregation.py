@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from models.hybrid_architecture import POOLS
 from models.sliced import SlicedConv, SlicedLinear, Variants
 
-GROUPS = 32
+GROUP_CHANNELS = 8
+"""Of a group norm: 32 groups at the default width, and enough values to normalise on a pooled map of one pixel."""
+
 KERNELS = {"conv1x1": 1, "conv3x3": 3, "conv5x5": 5, "dilated3x3": 3, "depthwise3x3": 3}
 
 EdgeChoice = tuple[int, str]
@@ -42,7 +44,7 @@ class Edge(nn.Module):
         if len(standard) < len(choices):
             self.depthwise = SlicedConv(inputs, inputs, 3, depthwise=True, bias=False)
             self.pointwise = SlicedConv(inputs, outputs, 1, bias=False)
-        self.norm = nn.GroupNorm(min(GROUPS, outputs), outputs)
+        self.norm = _group_norm(outputs)
 
     def forward(self, x: Tensor, choice: EdgeChoice) -> Tensor:
         """Return (B, H, W, outputs) of x (B, H, W, C)."""
@@ -92,9 +94,9 @@ class Aggregation(nn.Module):
             sharing, [(w,) for w in widths[3]], lambda m: SlicedLinear(max(w for (w,) in m), width, bias=False)
         )
         self.branches = nn.ModuleList(SlicedLinear(width // POOLS, width, bias=False) for _ in range(POOLS))
-        self.top_norm = nn.GroupNorm(min(GROUPS, width), width)
+        self.top_norm = _group_norm(width)
         self.fuse = nn.ModuleList(SlicedLinear(width, width, bias=False) for _ in range(4))
-        self.fuse_norm = nn.GroupNorm(min(GROUPS, width), width)
+        self.fuse_norm = _group_norm(width)
         self.classify = SlicedLinear(width, outputs)
 
     def forward(self, stages: Sequence[Tensor], edges: Sequence[str], pools: Sequence[int]) -> Tensor:
@@ -128,6 +130,10 @@ class Aggregation(nn.Module):
             branch = self.branches[k](self._edge(6 + k, pooled, edges), self.width)
             total = total + resize(branch, x.shape[1:3])
         return norm_relu(total, self.top_norm)
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(max(1, channels // GROUP_CHANNELS), channels)
 
 
 def norm_relu(x: Tensor, norm: nn.GroupNorm) -> Tensor:

@@ -7,6 +7,7 @@ with room for one architecture, its weights taken over by `extract`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import cast
 
 import torch
@@ -87,7 +88,8 @@ class AutoNADNet(nn.Module):
     ) -> None:
         super().__init__()
         self.room, self.in_channels, self.classes, self.width = room, in_channels, classes, width
-        rates = iter(torch.linspace(0, drop_path, sum(len(row) for row in room.blocks)).tolist())
+        last = max(1, sum(len(row) for row in room.blocks) - 1)
+        numbers = count()
         self.embeddings, self.embedding_norms = nn.ModuleList(), nn.ModuleList()
         self.stages, self.norms = nn.ModuleList(), nn.ModuleList()
         before: tuple[int, ...] = (in_channels,)
@@ -97,7 +99,7 @@ class AutoNADNet(nn.Module):
             self.embedding_norms.append(Variants(sharing, singles, _norm))
             blocks = nn.ModuleList()
             for choices in row:
-                build = partial(HybridBlock, reduction=REDUCTIONS[stage], drop_path=next(rates))
+                build = partial(HybridBlock, reduction=REDUCTIONS[stage], drop_path=drop_path * next(numbers) / last)
                 blocks.append(Variants(sharing, choices, build, _operator))
             self.stages.append(blocks)
             self.norms.append(Variants(sharing, singles, _norm))

@@ -55,6 +55,9 @@ _KEYS: Mapping[str, tuple[str, str]] = {
     "tracking": ("tracking", "enabled"),
     "tracking_uri": ("tracking", "uri"),
     "experiment": ("tracking", "experiment"),
+    "objective": ("evolution", "strategy"),
+    "latency_limit_ms": ("evolution", "latency_limit_ms"),
+    "device": ("runtime", "device"),
 }
 """Section and name of the setting that each option gives."""
 
@@ -79,6 +82,7 @@ class LaunchOptions(WhereOptions, total=False):
 
     data: folders of data sets. budget: demo, smoke, short or paper. config: a YAML file. settings: texts as
     "search.epochs=5". method, baseline, seed, seeds, tracking, tracking_uri, experiment: the settings.
+    Of AutoNAD: objective, what is searched for (evolution, pareto, random); latency_limit_ms. device: that computes.
     """
 
     data: Sequence[str | Path]
@@ -92,6 +96,9 @@ class LaunchOptions(WhereOptions, total=False):
     tracking: bool | None
     tracking_uri: str | None
     experiment: str | None
+    objective: str | None
+    latency_limit_ms: float | None
+    device: str | None
 
 
 def config(watch: Watch | None = None, **options: Unpack[LaunchOptions]) -> Launch:

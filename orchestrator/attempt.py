@@ -15,6 +15,7 @@ Listener = Callable[[str, Mapping[str, Any]], None]
 """Gets the name of a trial and one of its events."""
 
 RUN_TRIAL = "search.trial:run_trial"
+RUN_HYBRID = "orchestrator.hybrid:run_trial"
 """The function that runs a trial, as module:function so that workers import it themselves."""
 
 _HANDOVER_S = 60.0

@@ -14,7 +14,7 @@ from typing import Any
 
 from models.architecture import OPERATOR_NAMES
 from orchestrator.files import parse_yaml
-from orchestrator.launch import ALL_BUDGETS, DataSetSettings, Launch
+from orchestrator.launch import ALL_BUDGETS, BUDGETS_OF, DataSetSettings, Launch
 from orchestrator.schema import InvalidSettingsError, Key, Problem, nearest, rebuild, validate
 from search.errors import InputError
 from search.settings import NetworkSettings
@@ -46,7 +46,9 @@ def resolve(layers: Sequence[Layer], *, budget: str | None = None, default_budge
     chosen = budget or next(
         (layer.values["budget"] for layer in reversed(layers) if "budget" in layer.values), default_budget
     )
-    base = ALL_BUDGETS.get(chosen) if isinstance(chosen, str) else None
+    method = next((layer.values["method"] for layer in reversed(layers) if "method" in layer.values), "asdet")
+    budgets = BUDGETS_OF.get(method, ALL_BUDGETS) if isinstance(method, str) else ALL_BUDGETS
+    base = budgets.get(chosen) if isinstance(chosen, str) else None
     named = Layer("--budget", {"budget": chosen})
     stack = [Layer(f"budget {chosen}", base or {}), *layers, *([named] if budget or base else [])]
     values: dict[str, Any] = {}
@@ -163,6 +165,7 @@ def _distinct(path: Path, others: Sequence[Path]) -> str:
 def _contradictions(launch: Launch) -> Iterator[Problem]:
     yield from _in_search(launch)
     yield from _in_network(launch.network)
+    yield from _in_space(launch)
     yield from _in_data_sets(launch)
     if launch.retrain.select == "best_val" and launch.retrain.validation_fraction == 0:
         yield Problem(
@@ -174,10 +177,12 @@ def _contradictions(launch: Launch) -> Iterator[Problem]:
             ("runtime", "device"),
             f"{launch.runtime.device!r} is not allowed; allowed: auto, cpu, cuda, cuda:N",
         )
-    least = 2 * launch.resources.workers
-    for section, batch in (("search", launch.search.batch), ("retrain", launch.retrain.batch)):
+    hybrid = launch.method == "autonad"
+    least = (1 if hybrid else 2) * launch.resources.workers
+    batches = {"search": launch.search.batch, "retrain": launch.retrain.batch}
+    for section, batch in ({"supernet": launch.supernet.batch} if hybrid else batches).items():
         if launch.resources.workers > 1 and batch < least:
-            text = f"{batch} tiles for {launch.resources.workers} workers; needed is at least {least}, two for each"
+            text = f"{batch} tiles for {launch.resources.workers} workers; needed is at least {least}"
             yield Problem((section, "batch"), text)
     if launch.resources.workers > 1 and ":" in launch.runtime.device:
         text = f"{launch.runtime.device} is one device for {launch.resources.workers} workers; give auto"
@@ -204,6 +209,20 @@ def _in_search(launch: Launch) -> Iterator[Problem]:
             f"needed is less than search.epochs ({launch.search.epochs})"
         )
         yield Problem(("search", "warmup_epochs"), text)
+
+
+def _in_space(launch: Launch) -> Iterator[Problem]:
+    from models.hybrid_space import InvalidSpace
+    from search.hybrid_settings import space_of
+
+    try:
+        space_of(launch.space)
+    except InvalidSpace as error:
+        yield Problem(("space",), str(error))
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", launch.latency.device):
+        yield Problem(
+            ("latency", "device"), f"{launch.latency.device!r} is not allowed; allowed: auto, cpu, cuda, cuda:N"
+        )
 
 
 def _in_network(network: NetworkSettings) -> Iterator[Problem]:

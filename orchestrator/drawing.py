@@ -6,17 +6,25 @@
              alphas_stage<k>.png  operator probabilities at the end of stage k
              pruning.png          which operators were removed when
              curves.png           loss, IoU, entropy, shares
+
+and of an AutoNAD trial architecture.png, front.png, latency.png and course.png instead of the first three.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from models.architecture import CellArchitecture
+from models.hybrid_architecture import HybridArchitecture
 from orchestrator.drawing_alphas import draw_alphas, draw_pruning
 from orchestrator.drawing_cells import draw_cells
 from orchestrator.drawing_curves import draw_curves, epochs_of
+from orchestrator.drawing_hybrid import draw_hybrid
+from orchestrator.drawing_search import draw_search_course, draw_search_front, draw_search_latency
 from orchestrator.ledger_reader import read_ledger
+from search.hybrid_settings import space_of
+from search.settings import Settings
 
 __all__ = ["draw_alphas", "draw_cells", "draw_curves", "draw_pruning", "draw_trial"]
 
@@ -41,11 +49,32 @@ def draw_trial(folder: Path, *, curves: bool = True) -> tuple[Path, ...]:
     if pruned:
         wanted.append((drawings / "pruning.png", pruned[-1], _drawer(draw_pruning, pruned)))
     for event in [e for e in events if "architecture" in e][-1:]:
-        architecture = CellArchitecture.from_dict(event["architecture"])
-        wanted.append((drawings / "cells.png", event, _drawer(draw_cells, architecture)))
+        if event["architecture"].get("kind") == "hybrid":
+            wanted += _hybrid_drawings(folder, event)
+        else:
+            architecture = CellArchitecture.from_dict(event["architecture"])
+            wanted.append((drawings / "cells.png", event, _drawer(draw_cells, architecture)))
     if curves and (search or epochs_of(events, "retrain")):
         wanted.append((drawings / "curves.png", events[-1], _drawer(draw_curves, events)))
     return tuple(path if _is_newer(path, shown) else draw(path) for path, shown, draw in wanted)
+
+
+def _hybrid_drawings(
+    folder: Path, event: Mapping[str, Any]
+) -> list[tuple[Path, Mapping[str, Any], Callable[[Path], Path]]]:
+    """Return what is drawn of an AutoNAD trial: the architecture, the front, the latency table, the course."""
+    settings = Settings.from_dict(json.loads((folder / "trial.json").read_text())["settings"])
+    space = space_of(settings.space)
+    architecture = HybridArchitecture.from_dict(event["architecture"])
+    drawings = folder / "drawings"
+    wanted: list[tuple[Path, Mapping[str, Any], Callable[[Path], Path]]] = [
+        (drawings / "architecture.png", event, lambda path: draw_hybrid(architecture, path, space=space)),
+        (drawings / "front.png", event, lambda path: draw_search_front(folder, path)),
+        (drawings / "course.png", event, lambda path: draw_search_course(folder, path)),
+    ]
+    if (folder / "latency_table.json").is_file():
+        wanted.append((drawings / "latency.png", event, lambda path: draw_search_latency(folder, path)))
+    return wanted
 
 
 def _drawer(draw: Callable[[Any, Path], Path], what: Any) -> Callable[[Path], Path]:

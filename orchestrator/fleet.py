@@ -25,6 +25,9 @@ from orchestrator.files import write_atomically
 from orchestrator.resources import TrialResources
 from orchestrator.runs import trial_folder
 
+_DRIVER_CPU = 0.01
+"""Tune takes no trial that asks for nothing."""
+
 
 def run_fleet(
     run: Path,
@@ -53,7 +56,7 @@ def run_fleet(
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     try:
         results = tune.Tuner(
-            tune.with_resources(_trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
+            tune.with_resources(_trainable, {"cpu": resources.cpus or _DRIVER_CPU, "gpu": resources.gpus}),
             param_space={
                 "name": tune.grid_search(list(names)),
                 "run": str(run),

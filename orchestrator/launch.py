@@ -13,6 +13,7 @@ from orchestrator.files import dump_yaml
 from orchestrator.runs import TrialRecord
 from orchestrator.schema import OverridesOf
 from search.hybrid_settings import (
+    HYBRID_BUDGETS,
     EvolutionSettings,
     FinetuneSettings,
     LatencySettings,
@@ -41,8 +42,25 @@ DEMO: dict[str, dict[str, Any]] = {
 }
 """What `defectnas demo` changes of the defaults: small enough for five minutes on two busy cores."""
 
-ALL_BUDGETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"demo": DEMO, **BUDGETS}
-"""What each budget changes of the defaults, by section."""
+HYBRID_DEMO: dict[str, dict[str, Any]] = {
+    **HYBRID_BUDGETS["smoke"],
+    "data": {"image_size": 64, "task": "multiclass", "augment": ("hflip", "vflip")},
+    "supernet": {"epochs": 10, "warmup_epochs": 1, "steps": 20, "validate_every": 5, "probes": 1},
+    "latency": {"records": 30, "repeats": 5, "warmup": 1},
+    "evolution": {"population": 8, "generations": 3, "children": 4, "parents": 3},
+    "finetune": {"epochs": 6, "steps": 20, "lr": 5e-4},
+}
+
+Budgets = Mapping[str, Mapping[str, Mapping[str, Any]]]
+ALL_BUDGETS: Budgets = {"demo": DEMO, **BUDGETS}
+"""What each budget changes of the defaults, by section, for NAS-ASDet and random cells."""
+
+BUDGETS_OF: Mapping[str, Budgets] = {
+    "asdet": ALL_BUDGETS,
+    "random": ALL_BUDGETS,
+    "autonad": {"demo": HYBRID_DEMO, **HYBRID_BUDGETS},
+}
+"""The budgets of each method."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +114,13 @@ class TrackingSettings:
 class Launch:
     """Everything that one launch was asked to do, resolved; the content of config.yaml."""
 
-    method: Literal["asdet", "random"] = setting(
-        "asdet", "how the architecture is chosen; random: drawn, then trained the same"
+    method: Literal["asdet", "random", "autonad"] = setting(
+        "asdet", "asdet: NAS-ASDet; random: one of its cells, drawn, then trained the same; autonad: AutoNAD"
     )
     budget: Literal["demo", "smoke", "short", "paper"] = setting("paper", "what the settings below start from")
-    baseline: Literal["none", "random"] = setting("none", "random: a random architecture beside each search")
+    baseline: Literal["none", "random"] = setting(
+        "none", "random: a random architecture, or with autonad a random search of equal cost, beside each search"
+    )
     seed: int = setting(0, "seed of the first trial of a data set", ge=0)
     seeds: int = setting(1, "trials per data set, of consecutive seeds", unit="seeds", ge=1)
     data_sets: tuple[DataSetSettings, ...] = setting((), "the data sets")
@@ -125,7 +145,9 @@ class Launch:
 
     def trials(self) -> list["Trial"]:
         """Return the trials of the launch: data set by data set, seed by seed, the baseline beside each."""
-        methods = [self.method] if self.baseline == "none" else [self.method, self.baseline]
+        # AutoNAD compares itself with random search inside of a trial, on the same supernet.
+        alone = self.baseline == "none" or self.method == "autonad"
+        methods = [self.method] if alone else [self.method, self.baseline]
         return [
             _trial(self, data_set, seed, method)
             for data_set in self.data_sets
@@ -144,8 +166,10 @@ class Trial:
 
 
 def _trial(launch: Launch, data_set: DataSetSettings, seed: int, method: str) -> Trial:
-    middle = "" if method == "asdet" else f"-{method}"
+    middle = "-random" if method == "random" else ""
     record = TrialRecord(f"{data_set.name}{middle}-s{seed}", data_set.name, seed, method)
     sections = {f.name: getattr(launch, f.name) for f in dataclasses.fields(Settings) if f.name not in ("seed", "data")}
+    if method == "autonad" and launch.baseline == "random":
+        sections["evolution"] = dataclasses.replace(launch.evolution, baseline=True)
     settings = Settings(seed=seed, data=dataclasses.replace(launch.data, **data_set.settings), **sections)
     return Trial(record, data_set, settings)

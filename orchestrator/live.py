@@ -23,12 +23,15 @@ Mode = Literal["auto", "lines", "json-lines", "quiet"]
 _COLOURS = {
     "waiting": "dim",
     "search": "cyan",
+    "supernet": "cyan",
+    "evolve": "yellow",
     "retrain": "blue",
     "test": "magenta",
     "done": "green",
     "failed": "red",
 }
-_FIRST_SHOWN = ("failed", "search", "retrain", "test", "waiting", "done")
+_GOING = ("search", "supernet", "evolve", "retrain", "test")
+_FIRST_SHOWN = ("failed", *_GOING, "waiting", "done")
 _LINES_BESIDE_ROWS = 8
 
 
@@ -109,7 +112,7 @@ class Watch:
 
     def _counts(self, hidden: int) -> str:
         phases = [progress.phase for progress in self._progress.values()]
-        going = sum(phase in ("search", "retrain", "test") for phase in phases)
+        going = sum(phase in _GOING for phase in phases)
         counts = {"running": going, **{phase: phases.count(phase) for phase in ("waiting", "done", "failed")}}
         said = ", ".join(f"{count} {label}" for label, count in counts.items() if count)
         more = f" ({hidden} not shown)" if hidden > 0 else ""
@@ -152,7 +155,7 @@ def finite(value: Any) -> Any:
 
 
 def _cells(trial: Trial, progress: Standing, now: float) -> tuple[str | Text, ...]:
-    going = progress.phase in ("search", "retrain")
+    going = progress.phase in _GOING and progress.phase != "test"
     phase = f"{progress.phase} {progress.stage}/{progress.stages}" if progress.stage and going else progress.phase
     remaining = progress.remaining_s() if going else None
     return (
@@ -173,6 +176,15 @@ def _turn(before: Standing, after: Standing, event: Mapping[str, Any]) -> str | 
     match event["event"]:
         case "stage":
             return f"search stage {event['stage']}/{event['stages']}, {event['candidates']} operators an edge"
+        case "latency":
+            said = f"{event['records']} subnets measured, {event['mean_ms']:.1f} ms on average"
+            return f"{said}; the table is off by {event['residual_ms']:.1f} ms"
+        case "generation":
+            best = "none feasible" if event["miou"] is None else f"best mIoU {100 * event['miou']:.1f} %"
+            said = f"{event['strategy']}, generation {event['generation']}/{event['generations']}"
+            return f"{said}: {event['scored']} of {event['candidates']} scored, {best}"
+        case "finalist":
+            return f"finalist {event['done']}/{event['of']}: test mIoU {100 * event['miou']:.1f} %"
         case "architecture":
             size = f"{event['parameters'] / 1e6:.3f} M parameters, {event['macs'] / 1e9:.3f} GMACs"
             return f"architecture of {size}; retraining"

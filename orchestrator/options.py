@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from orchestrator import launch as settings
+from search.hybrid_settings import EvolutionSettings
+from search.settings import RuntimeSettings
 
 WHAT, WHERE, RECORD, OUTPUT = "What", "Where", "Record", "Output"
 """Panels of the options in --help."""
@@ -22,6 +24,26 @@ def _setting(panel: str, cls: type, name: str, *flags: str) -> Any:
         show_default=str(field.default) or "empty",
         rich_help_panel=panel,
     )
+
+
+def milliseconds(text: str) -> float:
+    """Return the milliseconds of a duration such as "12ms", "0.5s" or "12", which are milliseconds.
+
+    Raises:
+        typer.BadParameter: it is none, or not above 0.
+    """
+    number, factor = text.strip(), 1.0
+    for unit, milli in (("ms", 1.0), ("s", 1e3)):
+        if number.endswith(unit):
+            number, factor = number.removesuffix(unit), milli
+            break
+    try:
+        value = factor * float(number)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise typer.BadParameter(f"{text!r} is no duration; allowed are such as 12ms or 0.5s")
+    return value
 
 
 RunsOption = Annotated[Path, typer.Option("--runs", help="folder of runs", rich_help_panel=RECORD)]
@@ -63,6 +85,22 @@ DataOption = Annotated[
 SeedOption = Annotated[int | None, _setting(WHAT, settings.Launch, "seed", "--seed")]
 SeedsOption = Annotated[int | None, _setting(WHAT, settings.Launch, "seeds", "--seeds")]
 BaselineOption = Annotated[Literal["none", "random"] | None, _setting(WHAT, settings.Launch, "baseline", "--baseline")]
+ObjectiveOption = Annotated[
+    Literal["evolution", "pareto", "random"] | None,
+    _setting(WHAT, EvolutionSettings, "strategy", "--objective"),
+]
+LatencyOption = Annotated[
+    float | None,
+    typer.Option(
+        "--latency-limit",
+        metavar="12ms",
+        parser=milliseconds,
+        help="autonad: slower subnets are out",
+        show_default="no limit",
+        rich_help_panel=WHAT,
+    ),
+]
+DeviceOption = Annotated[str | None, _setting(WHERE, RuntimeSettings, "device", "--device")]
 CpusOption = Annotated[int | None, _setting(WHERE, settings.ResourceSettings, "cpus", "--cpus")]
 GpusOption = Annotated[float | None, _setting(WHERE, settings.ResourceSettings, "gpus", "--gpus")]
 WorkersOption = Annotated[int | None, _setting(WHERE, settings.ResourceSettings, "workers", "--workers")]

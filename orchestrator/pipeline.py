@@ -15,14 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from orchestrator.attempt import RUN_TRIAL, run_here
+from orchestrator.attempt import RUN_HYBRID, RUN_TRIAL, run_here
 from orchestrator.config import file_layer, resolve
 from orchestrator.files import write_json
 from orchestrator.interrupts import interruptible
 from orchestrator.launch import Launch, Trial
 from orchestrator.live import Watch
 from orchestrator.report import RunResult, result_of
-from orchestrator.resources import TrialResources, share_out, spare
+from orchestrator.resources import TrialResources, drive_only, share_out, spare
 from orchestrator.runs import (
     RunRecord,
     check_name,
@@ -164,6 +164,7 @@ def _create(launch: Launch, packs: Mapping[str, Path], runs: Path, name: str | N
         trials=tuple(trial.record for trial in trials),
         commit=_commit(),
     )
+    hybrid = launch.method == "autonad"
     contents = {
         trial.record.name: {
             "method": trial.record.method,
@@ -171,7 +172,9 @@ def _create(launch: Launch, packs: Mapping[str, Path], runs: Path, name: str | N
             "name": trial.data_set.name,
             "pack": str(packs[trial.record.name]),
             "forms": str(runs / "forms.json"),
-            "workers": launch.resources.workers,
+            # AutoNAD divides its supernet among workers itself, by Ray Train.
+            "workers": 1 if hybrid else launch.resources.workers,
+            **({"supernet_workers": launch.resources.workers} if hybrid else {}),
             "settings": trial.settings.to_dict(),
         }
         for trial in trials
@@ -199,6 +202,8 @@ def _run(
     install_handlers: Callable[[], None],
 ) -> None:
     names = [trial.record.name for trial in trials]
+    if launch.method == "autonad" and function == RUN_TRIAL:
+        function = RUN_HYBRID
     retries = launch.resources.retries
     if not launch.cluster.ray:
         _fix_threads(run, names, spare(_own_cpus()))
@@ -214,9 +219,13 @@ def _run(
 
                 install_handlers()
                 asked = launch.resources
-                nodes = {"node_cpus": cluster.node_cpus, "node_gpus": cluster.node_gpus}
-                resources = share_out(asked, len(names), cpus=cluster.cpus, gpus=cluster.gpus, **nodes)
-                _fix_threads(run, names, max(1, resources.cpus // asked.workers))
+                if launch.method == "autonad":
+                    resources = drive_only(asked)
+                    _fix_threads(run, names, 1 if asked.cpus == "auto" else asked.cpus)
+                else:
+                    nodes = {"node_cpus": cluster.node_cpus, "node_gpus": cluster.node_gpus}
+                    resources = share_out(asked, len(names), cpus=cluster.cpus, gpus=cluster.gpus, **nodes)
+                    _fix_threads(run, names, max(1, resources.cpus // asked.workers))
                 watch.note(_placed(resources, cluster.address))
                 run_fleet(run, names, resources, watch.event, retries=retries, function=function)
         except ClusterUnreachableError as error:
@@ -252,6 +261,8 @@ def _own_cpus() -> int:
 
 def _placed(resources: TrialResources, address: str | None) -> str:
     where = f"Ray cluster {address}" if address else "Ray in this process"
+    if not resources.cpus:
+        return f"{where}: {resources.parallel} trial(s) at once, each with all of it"
     gpus = f" and {resources.gpus:g} GPU(s)" if resources.gpus else ""
     return f"{where}: {resources.cpus} CPU(s){gpus} a trial, at most {resources.parallel} trial(s) at once"
 

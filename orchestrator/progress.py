@@ -20,7 +20,7 @@ class Standing:
 
     Attributes:
         costs: expected cost of every epoch, search then retraining, in units of a bare weight epoch.
-        phase: waiting, search, retrain, test, done or failed.
+        phase: waiting, search, supernet, evolve, retrain, test, done or failed.
         stage: stage of the search from 1, of `stages`; 0 outside of it.
         epoch: epochs done of this stage or of the retraining, of `epochs`.
         loss: training loss of the last epoch.
@@ -52,6 +52,8 @@ class Standing:
 
 def not_begun(settings: Settings, method: str) -> Standing:
     """Return the progress of a trial that has not begun."""
+    if method == "autonad":
+        return Standing(_hybrid_costs(settings), settings.supernet.epochs + settings.evolution.generations)
     searched = _search_costs(settings) if method == "asdet" else []
     return Standing((*searched, *_retrain_costs(settings)), len(searched))
 
@@ -74,6 +76,9 @@ def advance(standing: Standing, event: Mapping[str, Any], now: float) -> Standin
             return replace(standing, phase="search", epoch=0, loss=None, iou=None, **found)
         case "epoch":
             return _epoch(standing, event)
+        case "generation":
+            found = {"epoch": event["generation"], "epochs": event["generations"], "iou": event["miou"], "loss": None}
+            return replace(standing, phase="evolve", done=len(standing.costs) - 1, **found)
         case "architecture":
             return replace(standing, phase="retrain", stage=0, epoch=0, epochs=0, loss=None, iou=None)
         case "finished":
@@ -105,6 +110,11 @@ def _epoch(standing: Standing, event: Mapping[str, Any]) -> Standing:
         done=min(done, len(standing.costs)),
         rate=rate,
     )
+
+
+def _hybrid_costs(settings: Settings) -> tuple[float, ...]:
+    """Return one unit per epoch of the supernet, and one for all that follows, which nothing is known of before."""
+    return (*((1.0,) * settings.supernet.epochs), 1.0)
 
 
 def _search_costs(settings: Settings) -> list[float]:

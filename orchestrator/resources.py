@@ -30,6 +30,14 @@ def spare(cpus: int) -> int:
     return max(1, cpus - 1)
 
 
+def drive_only(asked: ResourceSettings) -> TrialResources:
+    """Return what a trial gets that only drives: its workers ask for what they need themselves.
+
+    One at a time unless asked otherwise: each takes all there is, and measures latencies that a neighbour would spoil.
+    """
+    return TrialResources(0, 0.0, 1 if asked.parallel == "auto" else asked.parallel)
+
+
 def share_out(
     asked: ResourceSettings, trials: int, *, cpus: int, gpus: int, node_cpus: int, node_gpus: int
 ) -> TrialResources:

@@ -16,6 +16,8 @@ from orchestrator.tracking_values import (
     environment_tags,
     epoch_points,
     flat_texts,
+    generation_points,
+    metric_key,
     points_at,
     result_values,
     stage_seconds,
@@ -152,6 +154,11 @@ class TrialFollower:
     def _points(self, event: Mapping[str, Any]) -> list[Point]:
         if event["event"] == "epoch":
             return epoch_points(event)
+        if event["event"] == "generation":
+            return generation_points(event)
+        if event["event"] == "latency":
+            values = {metric_key("latency", name): float(event[name]) for name in ("records", "mean_ms")}
+            return points_at(values, time_ms(event))
         if event["event"] == "finished":
             test_s = event.get("seconds", {}).get("test")
             return points_at(cost_values([], {"test": test_s}, self._started), time_ms(event))
@@ -198,7 +205,7 @@ class TrialFollower:
         metrics = self.metrics() or {}
         others = {phase: metrics.get(f"{phase}_seconds") for phase in ("search", "retrain")}
         costs = cost_values(metrics.get("stage_seconds") or [], others, self._started)
-        for name in ("metrics.json", "architecture.json"):
+        for name in _RESULT_FILES:
             if (self.folder / name).is_file():
                 self._store.put_file(run, self.folder / name)
         for picture in sorted((self.folder / "pictures").glob("*.png")):
@@ -213,6 +220,16 @@ class TrialFollower:
         if events:
             costs = cost_values(stage_seconds(events), {}, self._started)
             self._store.log(run, points=points_at(costs, time_ms(events[-1])))
+
+
+_RESULT_FILES = (
+    "metrics.json",
+    "architecture.json",
+    "candidates.parquet",
+    "random.parquet",
+    "latency_table.json",
+    "latencies.jsonl",
+)
 
 
 def _portions(events: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+_MEANS = ("miou", "mf1")
 _CURVES = {"loss": "loss", "alpha_loss": "alpha_loss", "iou": "iou", "lr": "lr", "seconds": "epoch_seconds"}
 _SCORES = ("iou", "f1", "pa")
 _COUNTS = ("parameters", "macs", "flops", "flops_paper")
@@ -105,9 +106,18 @@ def epoch_points(event: Mapping[str, Any]) -> list[Point]:
     return [Point(key, float(value), at, step) for key, value in values.items() if value is not None]
 
 
+def generation_points(event: Mapping[str, Any]) -> list[Point]:
+    """Return the values of a generation of an AutoNAD search, under the name of its strategy; null is left out."""
+    names = ("best", "mean", "miou", "hypervolume", "candidates", "scored", "score_seconds", "seconds")
+    values = {metric_key("evolve", str(event["strategy"]), name): event.get(name) for name in names}
+    at, step = time_ms(event), int(event["generation"])
+    return [Point(key, float(value), at, step) for key, value in values.items() if value is not None]
+
+
 def result_values(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of a finished trial out of its metrics.json."""
     values = {metric_key("test", name): metrics.get(name) for name in _SCORES}
+    values |= {metric_key("test", name): metrics[name] for name in _MEANS if name in metrics}
     values |= {metric_key("cost", name): metrics.get(name) for name in _COUNTS}
     for part in ("test", "nothing"):
         values |= dict(_leaves(metrics.get(part, {}), (part,)))

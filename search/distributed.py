@@ -4,6 +4,7 @@ A group is made by whoever starts the processes. Without one, `rank` is 0, `worl
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -31,15 +32,17 @@ def average(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def average_gradients(parameters: Sequence[Tensor]) -> None:
-    """Replace every gradient by its mean over the group; absent gradients count as zero.
+    """Replace every gradient by its mean over the group; parameters without one, the same everywhere, are left out.
+
+    All processes step the same network or subnet, so all have gradients of the same parameters.
 
     DistributedDataParallel is not used: it hooks into `backward` of every parameter, while a step here has gradients
     of the weights alone or of the alphas alone, and one flat all-reduce is what it would send too.
     """
     if world_size() == 1:
         return
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    for parameter, mean in zip(parameters, average(gradients), strict=True):
+    used = [p for p in parameters if p.grad is not None]
+    for parameter, mean in zip(used, average([cast(Tensor, p.grad) for p in used]), strict=True):
         parameter.grad = mean
 
 

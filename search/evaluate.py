@@ -1,14 +1,12 @@
 """Predicting whole images: tiles through the network, stitched, thresholded, scored against the untouched masks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.asdet import ASDetNet
-from models.inference import InferenceNet
 from search.data.loaders import batches
 from search.data.pack import Pack, TileSet
 from search.data.windows import stitch
@@ -17,8 +15,12 @@ from search.metrics import Confusion, confusion
 EVALUATION_BATCH = 8
 
 
+Predictor = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) to logits (B, K, H, W)."""
+
+
 def evaluate(
-    network: ASDetNet,
+    predictor: Predictor,
     pack: Pack,
     tiles: TileSet,
     indices: np.ndarray,
@@ -36,15 +38,14 @@ def evaluate(
     """
     return [
         confusion(tiles.truth(source), classify(probabilities, softmax, threshold), len(pack.classes))
-        for source, probabilities in predict(network, pack, tiles, indices, softmax=softmax, device=device)
+        for source, probabilities in predict(predictor, pack, tiles, indices, softmax=softmax, device=device)
     ]
 
 
 def predict(
-    network: ASDetNet, pack: Pack, tiles: TileSet, indices: np.ndarray, *, softmax: bool, device: torch.device
+    predictor: Predictor, pack: Pack, tiles: TileSet, indices: np.ndarray, *, softmax: bool, device: torch.device
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (source, probabilities (K, H, W) on the CPU) per image, at the image's own size."""
-    form = InferenceNet(network)
     order = np.asarray(sorted(indices.tolist(), key=lambda i: tiles.tiles[i].source))
     stream = batches(
         tiles, order, EVALUATION_BATCH, pack=pack, key=("evaluate",), shuffle=False, drop_last=False, device=device
@@ -57,7 +58,7 @@ def predict(
     source, own = next(waiting)
     with torch.no_grad():
         for images, _ in stream:
-            logits = form(images).float()
+            logits = predictor(images).float()
             maps.extend((torch.softmax(logits, 1) if softmax else torch.sigmoid(logits)).cpu())
             while own and len(maps) >= len(own):
                 size, boxes = tiles.sources[source], [tiles.tiles[i] for i in own]

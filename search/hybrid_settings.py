@@ -1,9 +1,10 @@
 """The settings of AutoNAD alone; those that both methods share are in `search.settings`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from models.hybrid_architecture import BLOCK_OPERATORS, EDGE_OPERATORS
+from models.hybrid_space import HybridSpace
 from search.setting import setting
 
 BlockOperator = Literal["attention", "convolution", "mlp"]
@@ -92,6 +93,7 @@ class EvolutionSettings:
         5.0, "mIoU points that the mean latency of the first population costs; makes lambda [not stated]", ge=0
     )
     penalty: float = setting(-1.0, "lambda itself; below 0: from latency_points", unit="mIoU points per ms")
+    baseline: bool = setting(False, "beside it a random search of equal cost on the same supernet")
     latency_limit_ms: float = setting(0.0, "slower candidates are out; 0: no limit", unit="ms", ge=0)
     parameter_limit: int = setting(0, "larger candidates are out; 0: no limit", unit="parameters", ge=0)
     mac_limit: float = setting(0.0, "costlier candidates are out; 0: no limit", unit="GMACs", ge=0)
@@ -110,3 +112,47 @@ class FinetuneSettings:
     finalists: int = setting(1, "candidates that are retrained; with pareto the whole front if 0", ge=0)
     seeds: int = setting(1, "times that each is retrained, with consecutive seeds", unit="seeds", ge=1)
     select: Literal["best_val", "last"] = setting("best_val", "which epoch's weights are tested [not stated]")
+
+
+def space_of(settings: SpaceSettings) -> HybridSpace:
+    """Return the space of the settings.
+
+    Raises:
+        InvalidSpace: its choices make none.
+    """
+    return HybridSpace(
+        settings.widths,
+        settings.depths,
+        settings.ratios,
+        settings.operators,
+        settings.kernels,
+        settings.edge_operators,
+        settings.pool_sizes,
+    )
+
+
+HYBRID_BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
+    "smoke": {
+        "data": {"image_size": 96, "task": "multiclass", "augment": ("hflip", "vflip")},
+        "space": {
+            "widths": ((32,), (32, 64), (64, 96), (96, 128)),
+            "depths": ((1, 2),) * 4,
+            "ratios": ((2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0)),
+            "decoder_width": 64,
+        },
+        "supernet": {"epochs": 40, "warmup_epochs": 3, "steps": 25, "validate_every": 10, "probes": 2},
+        "latency": {"records": 60, "repeats": 7, "warmup": 2},
+        "evolution": {"population": 16, "generations": 5, "children": 8, "parents": 5},
+        "finetune": {"epochs": 15, "steps": 40, "lr": 5e-4},
+    },
+    "short": {
+        "data": {"image_size": 200, "task": "multiclass", "augment": ("hflip", "vflip")},
+        "supernet": {"epochs": 150, "warmup_epochs": 10},
+        "evolution": {"population": 50, "generations": 15},
+        "finetune": {"epochs": 100},
+    },
+    "paper": {
+        "data": {"image_size": 200, "task": "multiclass", "augment": ("hflip", "vflip", "rotate90")},
+    },
+}
+"""What each budget changes of the defaults for AutoNAD, by section."""

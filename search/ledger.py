@@ -43,6 +43,15 @@ class Ledger:
             self.listener(record)
         return record
 
+    def catch_up(self) -> None:
+        """Go on behind what another process has written meanwhile; the listener gets what it has not seen."""
+        if self.path is None:
+            return
+        for event in list(read_events(self.path))[self.count :]:
+            self.count += 1
+            if self.listener is not None:
+                self.listener(event)
+
     def cut_phase(self, phase: str) -> None:
         """Drop the events from the first stage or epoch of a phase on: it begins anew, nothing of it was saved."""
         if self.path is None:

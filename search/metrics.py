@@ -73,6 +73,31 @@ def scores(confusions: Sequence[Confusion], class_names: Sequence[str]) -> dict[
     }
 
 
+def mean_scores(pooled: Confusion, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return mean IoU and F1 over the classes of one confusion matrix (AutoNAD Sec. V-B).
+
+    A class in neither the truth nor the prediction has no score and is left out of the means.
+
+    Args:
+        pooled: (K + 1, K + 1) counts of all images together.
+        class_names: names of the K defect classes.
+
+    Returns:
+        miou, mf1: with the background, as the paper's. miou_defects, mf1_defects: without it, None if no class is left.
+        pixel_accuracy. classes: per class, "background" first, its "iou" and "f1". absent: classes left out.
+    """
+    classes = {}
+    for k, name in enumerate(("background", *class_names)):
+        hit, union, total = _counts(pooled, k)
+        classes[name] = {"iou": _ratio(hit, union), "f1": _ratio(2 * hit, total)}
+    values: dict[str, Any] = {}
+    for short in ("iou", "f1"):
+        every = [row[short] for row in classes.values()]
+        values |= {f"m{short}": _mean(every), f"m{short}_defects": _mean(every[1:])}
+    absent = [name for name, row in classes.items() if row["iou"] is None]
+    return {**values, "pixel_accuracy": _ratio(np.trace(pooled), pooled.sum()), "classes": classes, "absent": absent}
+
+
 def headline(values: Mapping[str, Any]) -> dict[str, float]:
     """Return the three scores that stand for the paper's columns: iou, f1, pa (= two-class mean IoU)."""
     # DEPARTURE(pa-two-class): the paper's "PA" fits no accuracy, but two-class mean IoU.

@@ -11,6 +11,7 @@ from torch import Tensor
 from models.architecture import CellArchitecture
 from models.asdet import ASDetNet
 from models.cell_space import CellSpace
+from models.inference import InferenceNet
 from search.checkpoint import pack_module, pack_optimizer, save_checkpoint, unpack, unpack_optimizer
 from search.context import Context
 from search.data.loaders import batches, divide, seed_of
@@ -157,7 +158,7 @@ def _validate(context: Context, training: Training, indices: np.ndarray) -> floa
         return None
     settings = context.settings
     confusions = evaluate(
-        training.network,
+        InferenceNet(training.network),
         context.pack,
         context.pack.train,
         indices,

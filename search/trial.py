@@ -21,20 +21,24 @@ from safetensors.torch import save as save_tensors
 from models.architecture import CellArchitecture
 from models.asdet import ASDetNet
 from models.cost import Cost, network_cost
+from models.inference import InferenceNet
 from search.checkpoint import write_atomically
 from search.context import Context, choose_device
 from search.data.pack import open_pack
 from search.distributed import rank, wait_for_all, world_size
 from search.errors import InputError
-from search.evaluate import classify, evaluate, predict, predict_nothing
+from search.evaluate import Predictor, classify, evaluate, predict, predict_nothing
 from search.ledger import Emit, Ledger
-from search.metrics import headline, scores
+from search.metrics import Confusion, headline, scores
 from search.pictures import draw_overlay, pick_shown
 from search.retrain import derived_network, retrain
 from search.settings import Settings
 
 METHODS = {"asdet": "search.methods.asdet", "random": "search.methods.random_cells"}
 """Method name -> module with `choose_architecture(context)`."""
+
+HYBRID_METHODS = {"autonad": "", "autonad-random": "random"}
+"""Method name -> strategy in place of the settings' own, of the methods that `search.hybrid_trial` runs."""
 
 
 class BadTrial(InputError):
@@ -57,12 +61,13 @@ def run_trial(folder: Path, emit: Emit | None = None) -> dict[str, Any]:
     if done.exists():
         return json.loads(done.read_text())
     trial = read_trial(folder)
-    context = _open(folder, trial, emit)
-    context.ledger.write("started", phase="search", **_environment(context))
+    context = open_context(folder, trial, emit)
+    context.ledger.write("started", phase="search", **environment(context))
     architecture, stage_seconds = _choose(context, trial["method"])
     network, retrain_seconds = retrain(context, architecture)
     start = time.perf_counter()
-    tested = _test(context, network)
+    softmax = context.classes > 1 and context.settings.loss.multiclass == "softmax"
+    _, tested = test(context, InferenceNet(network), softmax)
     wait_for_all()
     if rank() != 0:
         return {}
@@ -91,12 +96,23 @@ def read_trial(folder: Path) -> dict[str, Any]:
         Settings.from_dict(trial["settings"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadTrial(f"{path}: {error}") from error
-    if trial.get("method") not in METHODS:
-        raise BadTrial(f"{path}: method {trial.get('method')!r}; allowed are {', '.join(METHODS)}")
+    allowed = (*METHODS, *HYBRID_METHODS)
+    if trial.get("method") not in allowed:
+        raise BadTrial(f"{path}: method {trial.get('method')!r}; allowed are {', '.join(allowed)}")
     return trial
 
 
-def _open(folder: Path, trial: Mapping[str, Any], emit: Emit | None) -> Context:
+def open_context(folder: Path, trial: Mapping[str, Any], emit: Emit | None) -> Context:
+    """Return what a trial works with.
+
+    Args:
+        folder: of the trial.
+        trial: content of its trial.json.
+        emit: gets every event of the ledger.
+
+    Raises:
+        InputError: the pack or the device cannot be used.
+    """
     settings = Settings.from_dict(trial["settings"])
     threads = settings.runtime.threads or os.cpu_count() or 1
     torch.set_num_threads(threads)
@@ -132,26 +148,38 @@ def _choose(context: Context, method: str) -> tuple[CellArchitecture, list[float
     return architecture, seconds
 
 
-def _test(context: Context, network: ASDetNet) -> dict[str, Any]:
-    """Score the test images once, and draw some of the predictions."""
+def test(context: Context, predictor: Predictor, softmax: bool) -> tuple[list[Confusion], dict[str, Any]]:
+    """Score the test images once, and draw some of the predictions into `pictures/`.
+
+    Args:
+        context: of the trial.
+        predictor: images to logits.
+        softmax: the logits are K + 1 softmax maps, not K sigmoid maps.
+
+    Returns:
+        The confusion matrices of the images, and {"test", "nothing"}: `metrics.scores` of the predictions and of an
+        empty one.
+    """
     pack, names = context.pack, context.pack.classes
-    softmax = context.classes > 1 and context.settings.loss.multiclass == "softmax"
     threshold = context.settings.runtime.test_threshold
     everything = np.arange(len(pack.test.tiles))
     confusions = evaluate(
-        network, pack, pack.test, everything, softmax=softmax, threshold=threshold, device=context.device
+        predictor, pack, pack.test, everything, softmax=softmax, threshold=threshold, device=context.device
     )
     if rank() == 0:
         folder = context.folder / "pictures"
         folder.mkdir(exist_ok=True)
         shown = dict(pick_shown(confusions, names))
         chosen = np.array([i for i, tile in enumerate(pack.test.tiles) if tile.source in shown])
-        for source, probabilities in predict(network, pack, pack.test, chosen, softmax=softmax, device=context.device):
+        for source, probabilities in predict(
+            predictor, pack, pack.test, chosen, softmax=softmax, device=context.device
+        ):
             name = pack.test.sources[source].name.replace("/", "_")
             prediction = classify(probabilities, softmax, threshold)
             picture, truth = pack.test.picture(source), pack.test.truth(source)
             draw_overlay(folder / f"{name}.png", picture, truth, prediction, shown[source])
-    return {"test": scores(confusions, names), "nothing": scores(predict_nothing(pack.test, context.classes), names)}
+    nothing = scores(predict_nothing(pack.test, context.classes), names)
+    return confusions, {"test": scores(confusions, names), "nothing": nothing}
 
 
 def _metrics(
@@ -196,7 +224,8 @@ def _save_weights(path: Path, network: ASDetNet, architecture: CellArchitecture,
     write_atomically(path, save_tensors(tensors, about))
 
 
-def _environment(context: Context) -> dict[str, Any]:
+def environment(context: Context) -> dict[str, Any]:
+    """Return what the "started" event says of where a trial runs and on what."""
     device = context.device
     return {
         "device": str(device),

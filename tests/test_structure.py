@@ -18,7 +18,11 @@ FORBIDDEN = {
     "clusters": {"mlflow", "torch", "pydantic", "typer"},
     "orchestrator": set(),
 }
-ALONE = {"mlflow": ["orchestrator/tracking.py"], "ray.tune": ["orchestrator/fleet.py"], "ray.train": []}
+ALONE = {
+    "mlflow": ["orchestrator/tracking.py"],
+    "ray.tune": ["orchestrator/fleet.py"],
+    "ray.train": ["orchestrator/supernet_trainer.py"],
+}
 
 
 def imports(path: Path) -> set[str]:

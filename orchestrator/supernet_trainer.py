@@ -1,0 +1,99 @@
+"""Training a supernet by Ray Train: a DDP group of workers on any nodes. The only file that imports ray.train.
+
+When a worker dies, Ray Train begins the group anew. What it goes on from is the trial's own checkpoint, whose checksum
+is tested and whose older one is used if it is damaged; Ray Train is told of each epoch and keeps nothing.
+"""
+
+import os
+import shutil
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+from clusters import connect  # noqa: F401 - sets what Ray reads on import
+
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from search.context import Context
+
+_FOLLOW_S = 0.5
+FAILURES = 3
+
+
+class SupernetFailed(RuntimeError):
+    """The workers failed more often than is allowed."""
+
+
+def train_with_ray(context: Context, workers: int, *, cpus: float, gpu: bool, failures: int = FAILURES) -> None:
+    """Train the supernet of a trial, or go on; afterwards its folder holds `supernet.safetensors`.
+
+    Args:
+        context: of the trial; its ledger goes on behind what the workers wrote.
+        workers: of the DDP group; a global batch is divided among them.
+        cpus: that each holds.
+        gpu: each has one.
+        failures: times that the group is begun again when a worker dies or raises.
+
+    Raises:
+        SupernetFailed: more failures than that; the message holds the first worker's.
+    """
+    storage = context.folder / ".train"
+    trainer = TorchTrainer(
+        _loop,
+        train_loop_config={"folder": str(context.folder)},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})}
+        ),
+        run_config=RunConfig(
+            # New each time: what a training goes on from is not Ray Train's, which does not survive damage to it.
+            name=uuid.uuid4().hex,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=failures),
+        ),
+    )
+    ended = threading.Event()
+    follower = threading.Thread(target=_follow, args=(context, ended), daemon=True)
+    follower.start()
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise SupernetFailed(f"the workers of the supernet failed {failures + 1} times: {_cause(error)}") from error
+    finally:
+        ended.set()
+        follower.join()
+        context.ledger.catch_up()
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def _loop(config: dict[str, Any]) -> None:
+    """Be one worker: train, with the group that Ray Train has made."""
+    from search.distributed import rank
+    from search.methods.autonad import save_weights
+    from search.one_shot import train_supernet
+    from search.trial import open_context, read_trial
+
+    folder = Path(config["folder"])
+    context = open_context(folder, read_trial(folder), None)
+    network = train_supernet(context, lambda epoch: ray.train.report({"epoch": epoch}))
+    if rank() == 0:
+        save_weights(folder, network)
+
+
+def _follow(context: Context, ended: threading.Event) -> None:
+    """Hand on the events of the first worker while it writes them."""
+    while not ended.wait(_FOLLOW_S):
+        context.ledger.catch_up()
+
+
+def _cause(error: BaseException) -> str:
+    failures = getattr(error, "worker_failures", None) or {}
+    first = next(iter(failures.values()), error)
+    return str(first).strip().splitlines()[-1]

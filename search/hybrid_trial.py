@@ -1,0 +1,93 @@
+"""One AutoNAD trial from its folder, as `search.trial` runs one of NAS-ASDet: files in, files out.
+
+Beside what every trial folder holds there are `supernet.safetensors`, `latencies.jsonl`, `latency_table.json`,
+`candidates.jsonl`, `candidates.parquet`, `search.json` and a folder under `finalists/` for each retraining.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from search.checkpoint import write_atomically
+from search.context import Context
+from search.ledger import Emit, read_events
+from search.methods.autonad import Hands, run, save_weights
+from search.one_shot import train_supernet
+from search.trial import environment, open_context, read_trial
+
+
+def run_hybrid_trial(folder: Path, emit: Emit | None, hands: Callable[[Context], Hands]) -> dict[str, Any]:
+    """Run an AutoNAD trial, or go on where it stopped; returns the content of metrics.json.
+
+    Args:
+        folder: with trial.json in it.
+        emit: gets every event of the ledger, for a display.
+        hands: returns who does the work.
+
+    Raises:
+        InputError: trial.json, the pack, the limits or a checkpoint cannot be used.
+    """
+    done = folder / "metrics.json"
+    if done.exists():
+        return json.loads(done.read_text())
+    trial = read_trial(folder)
+    context = open_context(folder, trial, emit)
+    context.ledger.write("started", phase="supernet", **environment(context))
+    finalists = run(context, hands(context))
+    metrics = _metrics(context, trial, finalists)
+    _promote(folder, finalists[0])
+    write_atomically(done, json.dumps(metrics, indent=1).encode())
+    context.ledger.write("finished", seconds=metrics["seconds"], metrics=metrics)
+    return metrics
+
+
+def train_here(context: Context) -> None:
+    """Train the supernet of a context in this process and save it."""
+    save_weights(context.folder, train_supernet(context))
+
+
+def _metrics(context: Context, trial: dict[str, Any], finalists: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the content of metrics.json: of the best candidate the mean over its retrainings, and all finalists."""
+    first = finalists[0]["architecture_digest"]
+    winner = [f for f in finalists if f["architecture_digest"] == first and f["role"] == "finalist"]
+    means = {name: sum(f[name] for f in winner) / len(winner) for name in ("iou", "f1", "pa", "miou", "mf1")}
+    seconds = phase_seconds(context)
+    return {
+        "method": trial["method"],
+        "data": trial["name"],
+        "seed": context.seed,
+        **means,
+        "test": winner[0]["test"],
+        "nothing": winner[0]["nothing"],
+        "inherited": winner[0]["inherited"],
+        **{name: winner[0][name] for name in ("parameters", "macs", "flops", "architecture_digest", "classes")},
+        "finalists": [{k: v for k, v in f.items() if k not in ("test", "nothing")} for f in finalists],
+        "search_seconds": seconds["supernet"] + seconds["latency"] + seconds["evolve"],
+        "retrain_seconds": sum(f["retrain_seconds"] for f in finalists),
+        "seconds": seconds | {"retrain": sum(f["retrain_seconds"] for f in finalists)},
+        "data_digest": context.pack.digest,
+        "split": context.pack.split,
+        "image_size": context.settings.data.image_size,
+    }
+
+
+def phase_seconds(context: Context) -> dict[str, float]:
+    """Return the seconds of the phases before retraining, over all attempts, read off the ledger."""
+    seconds = {"supernet": 0.0, "latency": 0.0, "evolve": 0.0}
+    for event in read_events(context.folder / "ledger.jsonl"):
+        if event["event"] == "epoch" and event["phase"] == "supernet":
+            seconds["supernet"] += event["seconds"]
+        elif event["event"] == "latency":
+            seconds["latency"] += event["seconds"]
+        elif event["event"] == "generation":
+            seconds["evolve"] += event["seconds"]
+    return seconds
+
+
+def _promote(folder: Path, winner: dict[str, Any]) -> None:
+    """Put the weights and pictures of the winner where those of every trial are."""
+    source = folder / "finalists" / winner["folder"]
+    write_atomically(folder / "weights.safetensors", (source / "weights.safetensors").read_bytes())
+    shutil.copytree(source / "pictures", folder / "pictures", dirs_exist_ok=True)

@@ -1,0 +1,325 @@
+"""Driving a strategy over a population: measure, score, tell, write down, once for every generation.
+
+All that is found out goes to the ledger of candidates as it arrives; a search that was cut off asks its strategy
+again from the first generation and tells it from the ledger, so that nothing is measured or scored twice.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from models.hybrid_architecture import HybridArchitecture
+from models.hybrid_space import HybridSpace, OperatorPrior
+from search.candidates import Candidate, CandidateLedger, WrongCandidate
+from search.evolution import Evolution, Genetics, Nsga2, RandomSearch, Score, penalty_per_ms
+from search.hybrid_settings import EvolutionSettings
+from search.latency import LatencyRecord
+from search.pareto import hypervolume, non_dominated_sort
+
+
+class Outcome(Protocol):
+    """What became of one item that a pool was given."""
+
+    @property
+    def index(self) -> int:
+        """Of the item."""
+        ...
+
+    @property
+    def value(self) -> Any:
+        """What came out; None where there is an error."""
+        ...
+
+    @property
+    def error(self) -> str | None:
+        """Why nothing came out, None if something did."""
+        ...
+
+
+Mapper = Callable[[Sequence[HybridArchitecture]], Iterator[Outcome]]
+"""Gives every architecture to a worker; yields outcomes in the order of completion."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one generation came to; scores in mIoU points (0-100), less the price of latency for `best` and `mean`.
+
+    Attributes:
+        number: from 0.
+        candidates: that were asked for.
+        scored: of those, with a score.
+        best, mean: over all that is feasible so far, and over this generation; None without one.
+        miou: of the best so far, in [0, 1].
+        hypervolume: that the front so far dominates, see `reference_point`.
+        measure_seconds, score_seconds: of this generation, over all workers.
+        seconds: wall time.
+    """
+
+    number: int
+    candidates: int
+    scored: int
+    best: float | None
+    mean: float | None
+    miou: float | None
+    hypervolume: float
+    measure_seconds: float
+    score_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """A finished choice: candidates by digest, the digests of the best and of the front, lambda in points per ms."""
+
+    candidates: Mapping[str, Candidate]
+    points: Mapping[str, float]
+    best: str | None
+    front: tuple[str, ...]
+    penalty: float
+
+
+@dataclass(frozen=True)
+class Price:
+    """Parameters of a subnet by itself, and MACs of one tile where they were counted (it takes most of a second)."""
+
+    parameters: int
+    macs: int | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Hard limits; 0 is none. Parameters and MACs are known before scoring, latency is measured."""
+
+    parameters: int = 0
+    macs: float = 0.0
+    latency_ms: float = 0.0
+
+    def allow(self, price: Price) -> bool:
+        """Return whether a price keeps the limits that need no measuring; MACs must be known where they are limited."""
+        if self.macs and (price.macs is None or price.macs > self.macs):
+            return False
+        return not (self.parameters and price.parameters > self.parameters)
+
+
+def choose(
+    space: HybridSpace,
+    settings: EvolutionSettings,
+    seed: int,
+    *,
+    prior: OperatorPrior | None,
+    limits: Limits,
+    price: Callable[[HybridArchitecture], Price],
+    measure: Mapper,
+    score: Mapper,
+    ledger: CandidateLedger,
+    after_generation: Callable[[Generation, Search], None],
+) -> Search:
+    """Run a strategy to its end, or go on with it; returns what it found.
+
+    Args:
+        space: of the candidates.
+        settings: strategy, sizes, rates.
+        seed: of the strategy.
+        prior: probabilities of the operators per block, for the first generation and for mutants; None: uniform.
+        limits: see `Limits`.
+        price: of a candidate.
+        measure: yields `LatencyRecord`s.
+        score: yields `InheritedScore`s.
+        ledger: of candidates; those in it are not measured or scored again.
+        after_generation: called behind each.
+    """
+    prices: dict[str, Price] = {}
+
+    def price_of(architecture: HybridArchitecture) -> Price:
+        digest = architecture.digest()
+        if digest not in prices:
+            prices[digest] = price(architecture)
+        return prices[digest]
+
+    genetics = Genetics(
+        sample=lambda generator: space.sample(generator, prior),
+        mutate=lambda architecture, generator: space.mutate(architecture, settings.mutation, generator, prior),
+        cross=space.crossover,
+        key=lambda architecture: architecture.digest(),
+        legal=lambda architecture: limits.allow(price_of(architecture)),
+    )
+    strategy = strategy_of(settings, genetics, seed)
+    asked_before, penalty = 0, settings.penalty
+    for number in range(settings.generations):
+        start = time.perf_counter()
+        asked = strategy.ask()
+        if not asked:
+            break
+        spent = _examine(asked, number, asked_before, limits, price_of, measure, score, ledger)
+        asked_before += len(asked)
+        examined = [ledger.known[architecture.digest()] for architecture in asked]
+        if penalty < 0:
+            latencies = [c.latency_ms for c in examined if c.latency_ms is not None]
+            penalty = penalty_per_ms(latencies, settings.latency_points) if latencies else 0.0
+        strategy.tell({c.digest: _told(c, settings.strategy, penalty) for c in examined})
+        search = _search(strategy, ledger, penalty)
+        after_generation(_summary(number, examined, search, spent, time.perf_counter() - start), search)
+    return _search(strategy, ledger, penalty)
+
+
+def strategy_of(
+    settings: EvolutionSettings, genetics: Genetics[HybridArchitecture], seed: int
+) -> Evolution[HybridArchitecture] | Nsga2[HybridArchitecture] | RandomSearch[HybridArchitecture]:
+    """Return the strategy that the settings name."""
+    sizes = {"population": settings.population, "children": settings.children}
+    if settings.strategy == "pareto":
+        return Nsga2(genetics, seed, **sizes, crossover=settings.crossover)
+    if settings.strategy == "random":
+        return RandomSearch(genetics, seed, **sizes)
+    return Evolution(
+        genetics,
+        seed,
+        **sizes,
+        parents=settings.parents,
+        crossover=settings.crossover,
+        mutation=settings.mutation,
+        literal=settings.literal,
+    )
+
+
+def points_of(candidate: Candidate, penalty: float) -> float | None:
+    """Return the score of Algorithm 1 in mIoU points, None without one."""
+    if candidate.score is None or candidate.latency_ms is None:
+        return None
+    return 100 * candidate.score.miou - penalty * candidate.latency_ms
+
+
+def objectives_of(candidate: Candidate) -> tuple[float, float, float] | None:
+    """Return (-mIoU, latency in ms, parameters), to be minimised; None without a score."""
+    if candidate.score is None or candidate.latency_ms is None:
+        return None
+    return -candidate.score.miou, candidate.latency_ms, float(candidate.parameters)
+
+
+def _examine(
+    asked: Sequence[HybridArchitecture],
+    generation: int,
+    first: int,
+    limits: Limits,
+    price: Callable[[HybridArchitecture], Price],
+    measure: Mapper,
+    score: Mapper,
+    ledger: CandidateLedger,
+) -> tuple[float, float]:
+    """Find out about the candidates that the ledger does not know; returns seconds of measuring and of scoring."""
+    numbers = {a.digest(): first + k for k, a in enumerate(asked)}
+    new = [a for a in asked if a.digest() not in ledger.known]
+    start = time.perf_counter()
+    latencies: dict[str, LatencyRecord | str] = {}
+    # All are measured before any is scored: workers that compute beside a measurement would be measured with it.
+    for outcome in measure(new):
+        latencies[new[outcome.index].digest()] = outcome.value if outcome.error is None else outcome.error
+    measure_seconds = time.perf_counter() - start
+
+    def candidate(architecture: HybridArchitecture, outcome: Outcome | None) -> Candidate:
+        digest = architecture.digest()
+        latency, paid = latencies[digest], price(architecture)
+        known = latency if isinstance(latency, LatencyRecord) else None
+        value = outcome.value if outcome is not None and outcome.error is None else None
+        if value is not None and value.digest != digest:
+            raise WrongCandidate(f"asked for the score of {digest}, got that of {value.digest}")
+        error = latency if isinstance(latency, str) else outcome.error if outcome is not None else None
+        return Candidate(
+            architecture,
+            generation,
+            numbers[digest],
+            paid.parameters,
+            paid.macs,
+            known.median_ms if known else None,
+            known.iqr_ms if known else None,
+            value,
+            value is not None,
+            error,
+        )
+
+    def keeps_limit(architecture: HybridArchitecture) -> bool:
+        latency = latencies[architecture.digest()]
+        return isinstance(latency, LatencyRecord) and not 0 < limits.latency_ms < latency.median_ms
+
+    for architecture in new:
+        if not keeps_limit(architecture):
+            ledger.append(candidate(architecture, None))
+    scored = [a for a in new if keeps_limit(a)]
+    score_seconds = 0.0
+    for outcome in score(scored):
+        found = candidate(scored[outcome.index], outcome)
+        score_seconds += found.score.seconds if found.score else 0.0
+        ledger.append(found)
+    return measure_seconds, score_seconds
+
+
+def _told(candidate: Candidate, strategy: str, penalty: float) -> Score | None:
+    points, objectives = points_of(candidate, penalty), objectives_of(candidate)
+    if points is None or objectives is None:
+        return Score((float("inf"),) * 3, feasible=False) if candidate.error is None else None
+    told = objectives if strategy == "pareto" else (-points, *objectives[1:])
+    return Score(told, candidate.feasible)
+
+
+def _search(strategy: Any, ledger: CandidateLedger, penalty: float) -> Search:
+    keys = [k for k in strategy.scores if strategy.scores[k].feasible]
+    candidates = {strategy.genetics.key(a): ledger.known[strategy.genetics.key(a)] for a in strategy.asked}
+    points = {k: p for k, c in candidates.items() if (p := points_of(c, penalty)) is not None}
+    best = max((k for k in keys), key=lambda k: (points[k], -candidates[k].number), default=None)
+    return Search(candidates, points, best, front_of([candidates[k] for k in keys]), penalty)
+
+
+def front_of(candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """Return the digests of the candidates that none dominates in (mIoU, latency, parameters), by latency."""
+    known = [(c, o) for c in candidates if (o := objectives_of(c)) is not None]
+    if not known:
+        return ()
+    front = [known[i][0] for i in non_dominated_sort([o for _, o in known])[0]]
+    return tuple(c.digest for c in sorted(front, key=lambda c: (c.latency_ms, c.number)))
+
+
+def reference_point(candidates: Sequence[Candidate]) -> tuple[float, float]:
+    """Return where hypervolumes are measured from: no mIoU, and the slowest of the first generation, in ms."""
+    slowest = max((c.latency_ms for c in candidates if c.generation == 0 and c.latency_ms), default=1.0)
+    return 0.0, slowest
+
+
+def _summary(
+    number: int, examined: Sequence[Candidate], search: Search, spent: tuple[float, float], seconds: float
+) -> Generation:
+    own = [search.points[c.digest] for c in examined if c.digest in search.points]
+    best = search.candidates[search.best] if search.best else None
+    reference = reference_point(list(search.candidates.values()))
+    front = [objectives_of(search.candidates[digest]) for digest in search.front]
+    # In units of the reference: the share of the rectangle between perfect and reference that the front dominates.
+    volume = hypervolume([o[:2] for o in front if o is not None], reference) / reference[1] if front else 0.0
+    return Generation(
+        number=number,
+        candidates=len(examined),
+        scored=sum(c.score is not None for c in examined),
+        best=search.points[search.best] if search.best else None,
+        mean=sum(own) / len(own) if own else None,
+        miou=best.score.miou if best and best.score else None,
+        hypervolume=volume,
+        measure_seconds=spent[0],
+        score_seconds=spent[1],
+        seconds=seconds,
+    )
+
+
+def finalists(search: Search, strategy: str, count: int) -> list[Candidate]:
+    """Return the candidates to retrain, the best first: so many by score, with "pareto" of the front (0: all of it)."""
+    if strategy == "pareto":
+        front = [search.candidates[digest] for digest in search.front]
+        return sorted(front, key=lambda c: (-(c.score.miou if c.score else 0.0), c.number))[: count or len(front)]
+    feasible = [c for c in search.candidates.values() if c.feasible]
+    return sorted(feasible, key=lambda c: (-search.points[c.digest], c.number))[: count or 1]
+
+
+def best_under(candidates: Iterable[Candidate], latency_ms: float) -> Candidate | None:
+    """Return the feasible candidate of highest mIoU that is at most so slow, None if there is none."""
+    fitting = [
+        c for c in candidates if c.feasible and c.score and c.latency_ms is not None and c.latency_ms <= latency_ms
+    ]
+    return max(fitting, key=lambda c: (c.score.miou if c.score else 0.0, -c.number), default=None)

@@ -1,0 +1,187 @@
+"""A whole AutoNAD trial on generated images: what it leaves, going on after being cut off, and the same by Ray."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.autonad import AutoNADNet, Room
+from models.hybrid_architecture import HybridArchitecture
+from orchestrator.drawing import draw_trial
+from orchestrator.hybrid import run_trial, serial_hands
+from orchestrator.supernet_trainer import train_with_ray
+from search.data.pack import build_pack
+from search.data.readers import open_dataset
+from search.data.synthetic import write_dataset
+from search.hybrid_settings import (
+    EvolutionSettings,
+    FinetuneSettings,
+    LatencySettings,
+    SpaceSettings,
+    SupernetSettings,
+)
+from search.hybrid_trial import run_hybrid_trial, train_here
+from search.ledger import read_events
+from search.methods.autonad import NothingLegal
+from search.settings import DataSettings, RuntimeSettings, Settings
+from search.trial import open_context, read_trial
+
+# Without a latency table and a price of latency nothing that is measured decides anything.
+TINY = Settings(
+    data=DataSettings(image_size=32, task="multiclass", augment=("hflip",)),
+    space=SpaceSettings(
+        widths=((32,), (32, 64), (64,), (64,)), depths=((1, 2),) * 4, ratios=((2.0,),) * 4, decoder_width=32
+    ),
+    supernet=SupernetSettings(epochs=3, warmup_epochs=1, batch=4, steps=2, validate_every=2, probes=1),
+    latency=LatencySettings(records=0, repeats=1, warmup=0),
+    evolution=EvolutionSettings(population=4, generations=3, children=3, parents=2, penalty=0.0, baseline=True),
+    finetune=FinetuneSettings(epochs=2, steps=2, batch=4, seeds=2, lr=1e-3),
+    runtime=RuntimeSettings(threads=1, device="cpu"),
+)
+
+
+def run_here(folder, emit):
+    """Run a trial in this process, also where Ray is connected."""
+    return run_hybrid_trial(folder, emit, serial_hands)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder / "images", images=16, size=64, seed=0)
+    return folder
+
+
+def make_trial(folder, data, settings=TINY):
+    pack = build_pack(open_dataset(data / "images"), settings.data, 0, data / "packs")
+    folder.mkdir()
+    trial = {"method": "autonad", "data": "images", "name": "images", "pack": str(pack.folder)}
+    (folder / "trial.json").write_text(json.dumps({**trial, "settings": settings.to_dict()}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data):
+    folder = make_trial(tmp_path_factory.mktemp("trials") / "whole", data)
+    return folder, run_here(folder, None)
+
+
+def changed(**sections):
+    return dataclasses.replace(
+        TINY, **{name: dataclasses.replace(getattr(TINY, name), **values) for name, values in sections.items()}
+    )
+
+
+def test_a_trial_leaves_all_that_is_promised(finished):
+    folder, metrics = finished
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    names = {path.name for path in folder.iterdir()}
+    assert {"supernet.safetensors", "candidates.jsonl", "candidates.parquet", "random.jsonl", "finalists"} <= names
+    assert {"architecture.json", "weights.safetensors", "pictures", "ledger.jsonl"} <= names
+    assert [f["role"] for f in metrics["finalists"]] == ["finalist"] * 2 + ["random"] * 2
+    assert metrics["miou"] == pytest.approx(sum(f["miou"] for f in metrics["finalists"][:2]) / 2)
+    assert 0 <= metrics["iou"] <= 1
+    generations = [e for e in read_events(folder / "ledger.jsonl") if e["event"] == "generation"]
+    assert [(e["strategy"], e["generation"]) for e in generations] == [
+        (strategy, k) for strategy in ("evolution", "random") for k in (1, 2, 3)
+    ]
+
+
+def test_the_weights_of_the_winner_fit_its_architecture(finished):
+    folder, metrics = finished
+    architecture = HybridArchitecture.from_json((folder / "architecture.json").read_text())
+    assert architecture.digest() == metrics["architecture_digest"]
+    classes = len(metrics["classes"]) - 1
+    network = AutoNADNet(Room.of_architecture(architecture), in_channels=1, classes=classes, width=32)
+    network.load_state_dict(load_file(folder / "weights.safetensors"))
+    assert metrics["parameters"] == sum(p.numel() for p in network.parameters())
+
+
+class Cut(Exception):
+    pass
+
+
+def cut_at(number):
+    def emit(event):
+        if event["n"] == number:
+            raise Cut
+
+    return emit
+
+
+@pytest.mark.parametrize("number", [2, 4, 6, 9, 12])
+def test_a_trial_cut_off_anywhere_ends_as_one_that_was_not(tmp_path, data, finished, number):
+    whole, metrics = finished
+    folder = make_trial(tmp_path / "trial", data)
+    with pytest.raises(Cut):
+        run_here(folder, cut_at(number))
+    assert not (folder / "metrics.json").exists()
+    again = run_here(folder, None)
+    timed = ("seconds", "search_seconds", "retrain_seconds", "finalists", "inherited")
+    assert {k: v for k, v in again.items() if k not in timed} == {k: v for k, v in metrics.items() if k not in timed}
+    for name in ("weights.safetensors", "supernet.safetensors"):
+        first, second = load_file(whole / name), load_file(folder / name)
+        assert all(torch.equal(value, second[key]) for key, value in first.items())
+    asked = [[c["digest"] for c in map(json.loads, (f / "candidates.jsonl").open())] for f in (whole, folder)]
+    assert asked[0] == asked[1]
+
+
+def test_the_drawings_of_a_trial(tmp_path, data):
+    settings = changed(
+        latency={"records": 8, "repeats": 1},
+        evolution={"strategy": "pareto", "baseline": False},
+        finetune={"finalists": 2, "seeds": 1, "epochs": 1},
+    )
+    folder = make_trial(tmp_path / "trial", data, settings)
+    metrics = run_here(folder, None)
+    assert 1 <= len(metrics["finalists"]) <= 2
+    names = {path.name for path in draw_trial(folder)}
+    assert {"architecture.png", "front.png", "course.png", "latency.png"} <= names
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"latency_limit_ms": 1e-6}, "latency_limit_ms: 1e-06 ms cannot be met; the smallest subnet"),
+        ({"parameter_limit": 10}, "the smallest subnet of the space has"),
+        ({"mac_limit": 1e-9}, "GMACs, which is more than allowed"),
+    ],
+)
+def test_limits_that_leave_nothing_are_said_before_anything_is_trained(tmp_path, data, limits, said):
+    folder = make_trial(tmp_path / "trial", data, changed(evolution=limits))
+    with pytest.raises(NothingLegal, match=said):
+        run_here(folder, None)
+    assert not (folder / "supernet.safetensors").exists()
+    assert not (folder / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("scorers", [1, 3])
+def test_actors_of_ray_find_what_one_process_does(tmp_path, data, finished, ray_session, scorers):
+    whole, metrics = finished
+    folder = make_trial(tmp_path / "trial", data)
+    trial = json.loads((folder / "trial.json").read_text())
+    (folder / "trial.json").write_text(json.dumps({**trial, "scorers": scorers}))
+    again = run_trial(folder, None)
+    assert again["architecture_digest"] == metrics["architecture_digest"]
+    assert again["miou"] == metrics["miou"]
+    numbered = [
+        {c["number"]: (c["digest"], c["score"]["miou"]) for c in map(json.loads, (f / "candidates.jsonl").open())}
+        for f in (whole, folder)
+    ]
+    assert numbered[0] == numbered[1]
+
+
+def test_a_supernet_trained_by_two_ray_workers_is_that_of_one_process(tmp_path, data, ray_session):
+    # Stochastic depth drops other samples where a batch is divided.
+    settings, events = changed(supernet={"drop_path": 0.0}), []
+    folder, alone = (make_trial(tmp_path / name, data, settings) for name in ("group", "alone"))
+    context = open_context(folder, read_trial(folder), events.append)
+    train_with_ray(context, 2, cpus=0.5, gpu=False)
+    train_here(open_context(alone, read_trial(alone), None))
+    first, second = (load_file(f / "supernet.safetensors") for f in (folder, alone))
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=0, atol=1e-4, msg=name)
+    assert [e["epoch"] for e in events if e["event"] == "epoch"] == [1, 2, 3]
+    assert context.ledger.count == len(list(read_events(folder / "ledger.jsonl")))
