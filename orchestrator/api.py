@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from orchestrator.attempt import RUN_TRIAL
+from orchestrator.candidates import BestCandidate, best_of
 from orchestrator.config import Layer, data_sets_layer, file_layer, resolve, set_layer
 from orchestrator.launch import Launch
 from orchestrator.live import Watch
@@ -205,6 +206,20 @@ def show(run: str, *, runs: Path = RUNS) -> RunResult:
         InputError: there is no such run, or its files are damaged.
     """
     return result_of(find_run(run, runs))
+
+
+def best(run: str, *, runs: Path = RUNS, under_ms: float | None = None) -> list[BestCandidate]:
+    """Return the best candidate that each trial of an AutoNAD search has scored; nothing is searched anew.
+
+    Args:
+        run: id of a run in `runs`, or the path of its folder.
+        runs: the folder of runs.
+        under_ms: highest mIoU among those at most so slow; None: the search's own choice.
+
+    Raises:
+        InputError: there is no such run, it has scored no candidates, or none is as fast.
+    """
+    return best_of(find_run(run, runs), under_ms)
 
 
 def show_all(*, runs: Path = RUNS) -> list[RunResult]:

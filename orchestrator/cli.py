@@ -42,6 +42,7 @@ from orchestrator.options import (
     SeedsOption,
     SetOption,
     TrackingOption,
+    UnderOption,
     UriOption,
     WorkersOption,
 )
@@ -226,8 +227,27 @@ def show(
 
 
 @app.command()
+def best(
+    run: Annotated[str, typer.Argument(help="id of a run of autonad, or its folder")],
+    under: UnderOption = None,
+    runs: RunsOption = Path("runs"),
+    json_: JsonOption = False,
+) -> None:
+    """Name the best candidate that each trial of a search has scored, as fast as asked; searches nothing anew."""
+    from orchestrator import api
+    from orchestrator.tables import candidates_table
+
+    found = api.best(run, runs=runs, under_ms=under)
+    if json_:
+        _print_json({"run": run, "under_ms": under, "best": [row.to_dict() for row in found]})
+    else:
+        console = _stdout()
+        console.print(candidates_table(found, console.width))
+
+
+@app.command()
 def config(
-    method: Annotated[Literal["asdet", "random"] | None, typer.Argument(show_default="asdet")] = None,
+    method: Annotated[Literal["asdet", "random", "autonad"] | None, typer.Argument(show_default="asdet")] = None,
     data: DataOption = None,
     budget: BudgetOption = None,
     config: ConfigOption = None,

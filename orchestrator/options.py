@@ -100,6 +100,16 @@ LatencyOption = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
+UnderOption = Annotated[
+    float | None,
+    typer.Option(
+        "--under",
+        metavar="10ms",
+        parser=milliseconds,
+        help="at most so slow, as measured",
+        show_default="any latency, the search's own score",
+    ),
+]
 DeviceOption = Annotated[str | None, _setting(WHERE, RuntimeSettings, "device", "--device")]
 CpusOption = Annotated[int | None, _setting(WHERE, settings.ResourceSettings, "cpus", "--cpus")]
 GpusOption = Annotated[float | None, _setting(WHERE, settings.ResourceSettings, "gpus", "--gpus")]

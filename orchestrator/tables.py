@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.candidates import BestCandidate
 from orchestrator.live import duration
 from orchestrator.report import RunResult, Spread, TrialResult, states_of
 
@@ -81,6 +82,24 @@ def spreads_table(spreads: Sequence[Spread], width: int = WIDE) -> Table:
         Column("PA %\nmean ± std", score("pa")),
     ]
     return _table(columns, spreads, width)
+
+
+def candidates_table(found: Sequence[BestCandidate], width: int = WIDE) -> Table:
+    """Return the table of the best candidates of a search, scored with inherited weights."""
+    columns = [
+        Column("Data", lambda row: row.data, "left"),
+        Column("Seed", lambda row: str(row.seed)),
+        Column("Candidate", lambda row: row.digest[:12], "left"),
+        Column("mIoU¹\n%", lambda row: _percent(row.miou)),
+        Column("Latency²\nms", lambda row: f"{row.latency_ms:.1f}"),
+        Column("Param.\nM", lambda row: _scaled(row.parameters, 1e6)),
+        Column("Of\nscored", lambda row: str(row.scored)),
+        Column("Retrained\nmIoU %", lambda row: _percent(row.retrained_miou), wide_only=True),
+    ]
+    table = _table(columns, found, width)
+    table.caption = "¹ on validation images, inherited weights\n² measured on the device of the search"
+    table.caption_justify = "left"
+    return table
 
 
 def runs_table(results: Sequence[RunResult], width: int = WIDE) -> Table:

@@ -5,7 +5,7 @@ again from the first generation and tells it from the ledger, so that nothing is
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -315,11 +315,3 @@ def finalists(search: Search, strategy: str, count: int) -> list[Candidate]:
         return sorted(front, key=lambda c: (-(c.score.miou if c.score else 0.0), c.number))[: count or len(front)]
     feasible = [c for c in search.candidates.values() if c.feasible]
     return sorted(feasible, key=lambda c: (-search.points[c.digest], c.number))[: count or 1]
-
-
-def best_under(candidates: Iterable[Candidate], latency_ms: float) -> Candidate | None:
-    """Return the feasible candidate of highest mIoU that is at most so slow, None if there is none."""
-    fitting = [
-        c for c in candidates if c.feasible and c.score and c.latency_ms is not None and c.latency_ms <= latency_ms
-    ]
-    return max(fitting, key=lambda c: (c.score.miou if c.score else 0.0, -c.number), default=None)

@@ -11,7 +11,7 @@ from models.hybrid_space import HybridSpace
 from search.candidates import BrokenCandidates, CandidateLedger, WrongCandidate, write_table
 from search.hybrid_settings import EvolutionSettings
 from search.latency import LatencyRecord
-from search.population import Limits, Price, best_under, choose, finalists, front_of, objectives_of
+from search.population import Limits, Price, choose, finalists, front_of, objectives_of
 from search.scoring import InheritedScore
 
 SPACE = HybridSpace()
@@ -166,15 +166,6 @@ def test_the_best_and_the_hypervolume_never_fall(tmp_path):
     bests = [generation.best for generation, _ in history]
     assert bests == sorted(bests)
     assert all(0 < volume < 1 for volume in volumes)
-
-
-def test_best_under_answers_from_a_finished_search(tmp_path):
-    search, _ = run(tmp_path, World())
-    limit = sorted(c.latency_ms for c in search.candidates.values())[3]
-    found = best_under(search.candidates.values(), limit)
-    assert found.latency_ms <= limit
-    assert found.score.miou == max(c.score.miou for c in search.candidates.values() if c.latency_ms <= limit)
-    assert best_under(search.candidates.values(), 0.1) is None
 
 
 def test_finalists_are_the_best_or_the_front(tmp_path):
