@@ -111,7 +111,7 @@ def cut_at(number):
     return emit
 
 
-@pytest.mark.parametrize("number", [2, 4, 6, 9, 12])
+@pytest.mark.parametrize("number", [2, 6, 12])
 def test_a_trial_cut_off_anywhere_ends_as_one_that_was_not(tmp_path, data, finished, number):
     whole, metrics = finished
     folder = make_trial(tmp_path / "trial", data)
@@ -157,12 +157,11 @@ def test_limits_that_leave_nothing_are_said_before_anything_is_trained(tmp_path,
     assert not (folder / "checkpoint").exists()
 
 
-@pytest.mark.parametrize("scorers", [1, 3])
-def test_actors_of_ray_find_what_one_process_does(tmp_path, data, finished, ray_session, scorers):
+def test_actors_of_ray_find_what_one_process_does(tmp_path, data, finished, ray_session):
     whole, metrics = finished
     folder = make_trial(tmp_path / "trial", data)
     trial = json.loads((folder / "trial.json").read_text())
-    (folder / "trial.json").write_text(json.dumps({**trial, "scorers": scorers}))
+    (folder / "trial.json").write_text(json.dumps({**trial, "scorers": 3}))
     again = run_trial(folder, None)
     assert again["architecture_digest"] == metrics["architecture_digest"]
     assert again["miou"] == metrics["miou"]
