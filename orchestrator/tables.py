@@ -58,6 +58,12 @@ def trials_table(trials: Sequence[TrialResult], width: int = WIDE) -> Table:
     ]
     notes = ["¹ two-class mean IoU", "² of one image of the size trained on; FLOPs = 2 x MACs"]
     notes.append("³ of predicting no defect at all")
+    if any("miou" in trial.metrics for trial in trials):
+        # What AutoNAD is compared by, with the background among the classes.
+        columns[4:4] = [
+            Column("mIoU\n%", lambda trial: _percent(trial.metrics.get("miou"))),
+            Column("mF1\n%", lambda trial: _percent(trial.metrics.get("mf1"))),
+        ]
     if compared:
         columns.append(Column("Random⁴\nIoU %", rival, wide_only=True))
         notes.append("⁴ of a random architecture, trained the same")

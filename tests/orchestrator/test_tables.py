@@ -41,6 +41,13 @@ def test_a_usual_terminal_shows_scores_cost_and_search_time(compared):
     assert "random architecture" not in text
 
 
+def test_a_trial_of_autonad_is_shown_with_its_means_over_classes(make_run, finish):
+    run = make_run("A")
+    finish(run, "A-s0", iou=0.5, miou=0.625, mf1=0.75)
+    row = next(line.split() for line in shown(trials_table(result_of(run).trials)).splitlines() if "done" in line)
+    assert row[4:7] == ["62.5", "75.0", "50.0"]
+
+
 def test_several_seeds_are_shown_as_mean_and_spread(tmp_path, finish):
     records = [TrialRecord(f"A-s{k}", "A", k, "asdet") for k in range(3)] + [TrialRecord("B-s0", "B", 0, "asdet")]
     record = RunRecord("r", "asdet", "2026-01-01T00:00:00+00:00", "test", "0", tuple(records))
