@@ -1,7 +1,7 @@
 """One AutoNAD trial from its folder, as `search.trial` runs one of NAS-ASDet: files in, files out.
 
 Beside what every trial folder holds there are `supernet.safetensors`, `latencies.jsonl`, `latency_table.json`,
-`candidates.jsonl`, `candidates.parquet`, `search.json` and a folder under `finalists/` for each retraining.
+`candidates.jsonl`, `candidates.parquet`, `candidates.json` and a folder under `finalists/` for each retraining.
 """
 
 import json

@@ -29,6 +29,7 @@ from search.finetune import Weights, cost_of, plain_network, run_job, write_job
 from search.hybrid_settings import EvolutionSettings, space_of
 from search.latency import Conditions, LatencyRecord, conditions_here, kendall_tau, measure_architecture
 from search.latency_table import LatencyTable
+from search.ledger import read_events
 from search.one_shot import division, new_supernet, sampled_subnet
 from search.population import Generation, Limits, Outcome, Price, Search, choose, finalists
 from search.scoring import InheritedScore, Scorer
@@ -103,7 +104,7 @@ def run(context: Context, hands: Hands) -> list[dict[str, Any]]:
         settings = context.settings.evolution
         search = _evolve(context, space, limits, table, measurers, scorers, settings, "candidates")
         drawn = None
-        if settings.baseline:
+        if settings.baseline and settings.strategy != "random":
             alone = dataclasses.replace(settings, strategy="random")
             drawn = _evolve(context, space, limits, None, measurers, scorers, alone, "random")
     if search.best is None:
@@ -161,8 +162,10 @@ def _latency_table(context: Context, space: HybridSpace, measurers: Pool) -> Lat
     records = [known[digest] for digest in wanted if digest in known]
     table = LatencyTable.fit(records, space, conditions)
     write_atomically(context.folder / "latency_table.json", table.to_json().encode())
-    context.ledger.write(
+    _write_once(
+        context,
         "latency",
+        ("records", "conditions"),
         phase="evolve",
         records=len(records),
         seconds=time.perf_counter() - start,
@@ -190,8 +193,10 @@ def _evolve(
     def after(generation: Generation, search: Search) -> None:
         write_table(context.folder / f"{name}.parquet", search.candidates.values(), search.points)
         values = dataclasses.asdict(generation)
-        context.ledger.write(
+        _write_once(
+            context,
             "generation",
+            ("strategy", "generation"),
             phase="evolve",
             strategy=settings.strategy,
             generation=values.pop("number") + 1,
@@ -211,7 +216,7 @@ def _evolve(
         ledger=ledger,
         after_generation=after,
     )
-    context.ledger.write("chosen", phase="evolve", **_chosen(search, settings, table))
+    _write_once(context, "chosen", ("strategy",), phase="evolve", **_chosen(search, settings, table))
     chosen = {"best": search.best, "front": list(search.front), "penalty": search.penalty}
     write_atomically(context.folder / f"{name}.json", json.dumps(chosen).encode())
     return search
@@ -255,13 +260,17 @@ def _retrain(context: Context, search: Search, drawn: Search | None, retrainers:
     for candidate, role in jobs:
         assert candidate.score is not None
         for seed in range(context.settings.finetune.seeds):
-            folder = context.folder / "finalists" / f"{candidate.digest[:8]}-s{seed}"
+            # Both may have chosen the same, and no two workers may share a folder.
+            prefix = "random-" if role == "random" else ""
+            folder = context.folder / "finalists" / f"{prefix}{candidate.digest[:8]}-s{seed}"
             write_job(folder, candidate.architecture, seed, candidate.score)
             folders.append(folder)
             roles.append(role)
     best = search.candidates[search.best or ""]
-    context.ledger.write(
+    _write_once(
+        context,
         "architecture",
+        ("digest",),
         architecture=best.architecture.to_dict(),
         digest=best.digest,
         parameters=best.parameters,
@@ -273,8 +282,18 @@ def _retrain(context: Context, search: Search, drawn: Search | None, retrainers:
         if outcome.error is not None:
             raise RuntimeError(f"{folders[outcome.index]}: {outcome.error}")
         done[outcome.index] = {**outcome.value, "folder": folders[outcome.index].name, "role": roles[outcome.index]}
-        context.ledger.write("finalist", phase="retrain", done=len(done), of=len(folders), **_scores(outcome.value))
+        told = {"done": len(done), "of": len(folders), "role": roles[outcome.index], **_scores(outcome.value)}
+        _write_once(context, "finalist", ("architecture_digest", "seed", "role"), phase="retrain", **told)
     return [done[k] for k in range(len(folders))]
+
+
+def _write_once(context: Context, event: str, key: tuple[str, ...], **values: Any) -> None:
+    """Write an event, unless an earlier attempt at the trial wrote it: a resumed search passes by it again."""
+    values = json.loads(json.dumps(values))
+    path = context.ledger.path
+    told = (e for e in read_events(path) if e["event"] == event) if path else ()
+    if not any(all(e[name] == values[name] for name in key) for e in told):
+        context.ledger.write(event, **values)
 
 
 def _scores(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -124,6 +124,9 @@ def test_a_trial_cut_off_anywhere_ends_as_one_that_was_not(tmp_path, data, finis
     for name in ("weights.safetensors", "supernet.safetensors"):
         first, second = load_file(whole / name), load_file(folder / name)
         assert all(torch.equal(value, second[key]) for key, value in first.items())
+    generations = [e for e in read_events(folder / "ledger.jsonl") if e["event"] == "generation"]
+    assert [e["generation"] for e in generations] == [1, 2, 3] * 2  # of the evolution and of the random search
+    assert "course.png" in {path.name for path in draw_trial(folder)}
     asked = [[c["digest"] for c in map(json.loads, (f / "candidates.jsonl").open())] for f in (whole, folder)]
     assert asked[0] == asked[1]
 
