@@ -15,8 +15,8 @@ from orchestrator.resources import TooFewResourcesError
 from search.context import Context
 from search.finetune import Weights
 from search.hybrid_trial import run_hybrid_trial, train_here
+from search.hybrid_workers import Hands
 from search.ledger import Emit
-from search.methods.autonad import Hands
 from search.trial import read_trial
 
 _RETRIES = 2

@@ -27,6 +27,7 @@ from orchestrator.runs import (
     RunRecord,
     check_name,
     create_run,
+    find_run,
     lock_run,
     new_run_id,
     read_json,
@@ -78,6 +79,8 @@ def launch_run(
         check_name(runs, name)
     tracking_uri(launch, runs)
     _check_cluster(launch)
+    if launch.latency.replay:
+        launch = override(launch, {"latency": {"replay": str(find_run(launch.latency.replay, runs).resolve())}})
     packs = pack_data(launch.trials(), runs / "packs", watch)
     run = _create(launch, packs, runs, name, command)
     watch.note(f"run {run}")

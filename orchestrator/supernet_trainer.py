@@ -76,7 +76,7 @@ def train_with_ray(context: Context, workers: int, *, cpus: float, gpu: bool, fa
 def _loop(config: dict[str, Any]) -> None:
     """Be one worker: train, with the group that Ray Train has made."""
     from search.distributed import rank
-    from search.methods.autonad import save_weights
+    from search.hybrid_workers import save_weights
     from search.one_shot import train_supernet
     from search.trial import open_context, read_trial
 

@@ -73,6 +73,7 @@ class LatencySettings:
         0.5, "of the prior's softmax, over the standard deviation of a block's latencies [not stated]", gt=0
     )
     floor: float = setting(0.3, "share of the prior that is uniform [not stated]", ge=0, le=1)
+    replay: str = setting("", "earlier run, id or folder, whose measurements are used instead of new ones; empty: none")
 
 
 @dataclass(frozen=True)

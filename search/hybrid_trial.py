@@ -12,8 +12,9 @@ from typing import Any
 
 from search.checkpoint import write_atomically
 from search.context import Context
+from search.hybrid_workers import Hands, save_weights
 from search.ledger import Emit, read_events
-from search.methods.autonad import Hands, run, save_weights
+from search.methods.autonad import run
 from search.one_shot import train_supernet
 from search.trial import environment, open_context, read_trial
 

@@ -56,7 +56,7 @@ def data(tmp_path_factory):
 
 def make_trial(folder, data, settings=TINY):
     pack = build_pack(open_dataset(data / "images"), settings.data, 0, data / "packs")
-    folder.mkdir()
+    folder.mkdir(parents=True)
     trial = {"method": "autonad", "data": "images", "name": "images", "pack": str(pack.folder)}
     (folder / "trial.json").write_text(json.dumps({**trial, "settings": settings.to_dict()}))
     return folder
@@ -173,6 +173,34 @@ def test_actors_of_ray_find_what_one_process_does(tmp_path, data, finished, ray_
         for f in (whole, folder)
     ]
     assert numbered[0] == numbered[1]
+
+
+def test_four_actors_go_through_the_history_of_one_process_where_its_latencies_are_replayed(
+    tmp_path, data, ray_session
+):
+    # The price of latency decides here, and no two measurements are the same.
+    settings = changed(latency={"records": 6}, evolution={"penalty": -1.0, "baseline": False}, finetune={"seeds": 1})
+    first = make_trial(tmp_path / "first/trials/images-s0", data, settings)
+    metrics = run_here(first, None)
+    replaying = dataclasses.replace(
+        settings, latency=dataclasses.replace(settings.latency, replay=str(tmp_path / "first"))
+    )
+    second = make_trial(tmp_path / "second/trials/images-s0", data, replaying)
+    trial = json.loads((second / "trial.json").read_text())
+    (second / "trial.json").write_text(json.dumps({**trial, "scorers": 4}))
+    again = run_trial(second, None)
+    timed = ("architecture", "latency_ms", "points", "feasible")
+    histories = [
+        {
+            c["number"]: [c[name] for name in timed if name in c]
+            for c in map(json.loads, (f / "candidates.jsonl").open())
+        }
+        for f in (first, second)
+    ]
+    assert histories[0] == histories[1]
+    assert again["architecture_digest"] == metrics["architecture_digest"]
+    assert (first / "latency_table.json").read_bytes() == (second / "latency_table.json").read_bytes()
+    assert not (second / "latencies.jsonl").exists()
 
 
 def test_a_supernet_trained_by_two_ray_workers_is_that_of_one_process(tmp_path, data, ray_session):

@@ -1,0 +1,110 @@
+"""The workers of an AutoNAD trial: what each does with one item, made anew in any process from the trial's folder."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load, save
+
+from models.autonad import AutoNADNet
+from models.hybrid_architecture import HybridArchitecture
+from search.checkpoint import write_atomically
+from search.context import Context, choose_device
+from search.finetune import Weights, plain_network, run_job
+from search.latency import Conditions, LatencyRecord, conditions_here, measure_architecture
+from search.one_shot import division, new_supernet
+from search.population import Outcome
+from search.scoring import InheritedScore, Scorer
+from search.trial import open_context, read_trial
+
+MakeWorker = Callable[[], Callable[[Any], Any]]
+
+
+class Pool(Protocol):
+    """Workers that each item is given to one of."""
+
+    def map(self, items: Sequence[Any]) -> Iterator[Outcome]:
+        """Yield the outcome of every item, in the order of completion."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hands:
+    """Who does the work.
+
+    Attributes:
+        train: trains the supernet of a context, or goes on, and leaves `supernet.safetensors` in its folder.
+        pool: opens a pool for "score", "measure" or "retrain"; a worker is a function that returns a function.
+        share: puts weights where every worker gets them at little cost; returns a function that fetches them.
+    """
+
+    train: Callable[[Context], None]
+    pool: Callable[[MakeWorker, str], AbstractContextManager[Pool]]
+    share: Callable[[Weights], Callable[[], Weights]]
+
+
+def values_of(outcomes: Iterator[Outcome]) -> list[Any]:
+    """Return the values, in the order of completion.
+
+    Raises:
+        RuntimeError: an item failed.
+    """
+    values = []
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise RuntimeError(outcome.error)
+        values.append(outcome.value)
+    return values
+
+
+def make_scorer(folder: Path, weights: Callable[[], Weights]) -> Callable[[HybridArchitecture], InheritedScore]:
+    """Return a function that scores subnets with inherited weights; images are decoded here, once."""
+    context = open_context(folder, read_trial(folder), None)
+    network = new_supernet(context)
+    network.load_state_dict({name: torch.tensor(value) for name, value in weights().items()})
+    _, validation = division(context)
+    return Scorer.on_validation(context, network.eval(), validation).score
+
+
+def make_measurer(folder: Path) -> Callable[[HybridArchitecture | None], LatencyRecord | Conditions]:
+    """Return a function that measures subnets on the device of the settings; given None it says under what conditions.
+
+    Only the worker knows them: it may be on another machine than who asks.
+    """
+    context = open_context(folder, read_trial(folder), None)
+    settings = context.settings.latency
+    device = context.device if settings.device == "auto" else choose_device(settings.device)
+    size = context.settings.data.image_size
+    shape = (context.pack.colour_channels, size, size)
+    conditions = conditions_here(device, shape, settings.batch, context.settings.runtime.precision)
+
+    def measured(architecture: HybridArchitecture | None) -> LatencyRecord | Conditions:
+        if architecture is None:
+            return conditions
+        # New weights: how long a subnet takes does not depend on their values.
+        network = plain_network(context, architecture).to(device)
+        return measure_architecture(
+            network, architecture, conditions, device, warmup=settings.warmup, repeats=settings.repeats
+        )
+
+    return measured
+
+
+def make_retrainer(folder: Path, weights: Callable[[], Weights]) -> Callable[[Path], dict[str, Any]]:
+    """Return a function that retrains and tests the subnet of a job."""
+    return partial(run_job, trial=folder, weights=weights)
+
+
+def save_weights(folder: Path, network: AutoNADNet) -> None:
+    """Write the trained supernet, whole or not at all."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    write_atomically(folder / "supernet.safetensors", save(tensors))
+
+
+def load_weights(folder: Path) -> Weights:
+    """Return the weights of the trained supernet by name."""
+    return {k: v.numpy() for k, v in load((folder / "supernet.safetensors").read_bytes()).items()}
