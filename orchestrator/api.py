@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from orchestrator.attempt import RUN_TRIAL
 from orchestrator.candidates import BestCandidate, best_of
 from orchestrator.config import Layer, data_sets_layer, file_layer, resolve, set_layer
-from orchestrator.launch import Launch
+from orchestrator.launch import Launch, TrackingSettings
 from orchestrator.live import Watch
 from orchestrator.pipeline import launch_of, launch_run, override, run_trials
 from orchestrator.pipeline import tracking_uri as resolved_tracking_uri
@@ -25,6 +25,7 @@ from orchestrator.runs import find_run
 from search.errors import InputError
 
 if TYPE_CHECKING:
+    from orchestrator.comparison import Comparison
     from search.data.report import Report
 
 RUNS = Path("runs")
@@ -220,6 +221,45 @@ def best(run: str, *, runs: Path = RUNS, under_ms: float | None = None) -> list[
         InputError: there is no such run, it has scored no candidates, or none is as fast.
     """
     return best_of(find_run(run, runs), under_ms)
+
+
+def compare(
+    names: Sequence[str],
+    *,
+    runs: Path = RUNS,
+    tracking_uri: str | None = None,
+    experiment: str | None = None,
+    picture: Path | None = None,
+) -> "Comparison":
+    """Return the architectures of runs side by side, read back from MLflow.
+
+    Args:
+        names: ids of runs, or paths of their folders; a run whose folder is not here is looked for in the store.
+        runs: the folder of runs.
+        tracking_uri: of the store; None: the embedded one beside the runs.
+        experiment: in it; None: that of the settings.
+        picture: PNG file for the Pareto picture; None draws none.
+
+    Raises:
+        InputError: a run is not in the store, or nothing of it can be compared.
+        TrackingError: the store cannot be reached.
+    """
+    from orchestrator.comparison import read_comparison
+    from orchestrator.drawing_comparison import draw_comparison
+    from orchestrator.tracking import MlflowStore, StoreAwayError, StoreRefusedError, resolve_uri
+
+    uri = resolve_uri(tracking_uri or "", runs.resolve())
+    if not tracking_uri and not (runs / "mlflow.db").is_file():
+        raise NoStoreError(f"{runs}: no MLflow store there (mlflow.db); it begins with the first tracked run")
+    ids = [Path(name).name if (Path(name) / "run.json").is_file() else name for name in names]
+    try:
+        store = MlflowStore(uri, experiment or TrackingSettings().experiment, runs.resolve())
+        comparison = read_comparison(store, ids)
+    except (StoreAwayError, StoreRefusedError) as error:
+        raise TrackingError(f"the runs could not be read back ({error})") from error
+    if picture is not None:
+        draw_comparison(comparison, picture)
+    return comparison
 
 
 def show_all(*, runs: Path = RUNS) -> list[RunResult]:

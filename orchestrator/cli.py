@@ -246,6 +246,38 @@ def best(
 
 
 @app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="ids of runs, or their folders")],
+    runs: RunsOption = Path("runs"),
+    tracking_uri: UriOption = None,
+    experiment: ExperimentOption = None,
+    picture: Annotated[Path, typer.Option("--picture", help="PNG file of the Pareto picture")] = Path("comparison.png"),
+    no_picture: Annotated[bool, typer.Option("--no-picture", help="draw no picture")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Put the architectures of runs side by side, read back from MLflow: scores, costs, the front, what differs."""
+    from orchestrator import api
+    from orchestrator.comparison_tables import comparison_tables
+
+    drawn = None if no_picture else picture
+    try:
+        found = api.compare(names, runs=runs, tracking_uri=tracking_uri, experiment=experiment, picture=drawn)
+    except api.TrackingError as error:
+        print(f"defectnas: {error}", file=sys.stderr)
+        raise typer.Exit(FAILED) from error
+    if json_:
+        _print_json({**found.to_dict(), "picture": drawn and str(drawn.resolve())})
+        return
+    console = _stdout()
+    for table in comparison_tables(found, console.width):
+        console.print(table)
+    for trial in found.unfinished:
+        print(f"left out, not done: {trial}", file=sys.stderr)
+    if drawn is not None:
+        print(f"picture: {drawn}")
+
+
+@app.command()
 def config(
     method: Annotated[Literal["asdet", "random", "autonad"] | None, typer.Argument(show_default="asdet")] = None,
     data: DataOption = None,

@@ -77,7 +77,6 @@ def _conditions(folder: Path) -> str:
     path = folder / "latency_table.json"
     if not path.is_file():
         return ""
-    values = json.loads(path.read_text(encoding="utf-8"))["conditions"]
-    channels, height, width = values["shape"]
-    threads = f", {values['threads']} thread(s)" if values["threads"] else ""
-    return f"{values['device_name']}{threads}, {values['batch']} x {channels} x {height} x {width}"
+    from search.latency import Conditions  # imports torch
+
+    return str(Conditions.from_dict(json.loads(path.read_text(encoding="utf-8"))["conditions"]))

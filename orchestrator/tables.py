@@ -40,34 +40,34 @@ def trials_table(trials: Sequence[TrialResult], width: int = WIDE) -> Table:
 
     def rival(trial: TrialResult) -> str:
         found = random.get((trial.data, trial.seed)) if trial.method != "random" else None
-        return _percent(found.metrics.get("iou")) if found else ""
+        return percent(found.metrics.get("iou")) if found else ""
 
     columns = [
         Column("Data", lambda trial: trial.data, "left"),
         Column("Seed", lambda trial: str(trial.seed)),
         Column("Method", lambda trial: trial.method, "left"),
         Column("State", lambda trial: _coloured(trial.state), "left"),
-        Column("IoU\n%", lambda trial: _percent(trial.metrics.get("iou"))),
-        Column("F1\n%", lambda trial: _percent(trial.metrics.get("f1"))),
-        Column("PA¹\n%", lambda trial: _percent(trial.metrics.get("pa"))),
-        Column("Param.\nM", lambda trial: _scaled(trial.metrics.get("parameters"), 1e6)),
-        Column("MACs²\nG", lambda trial: _scaled(trial.metrics.get("macs"), 1e9)),
+        Column("IoU\n%", lambda trial: percent(trial.metrics.get("iou"))),
+        Column("F1\n%", lambda trial: percent(trial.metrics.get("f1"))),
+        Column("PA¹\n%", lambda trial: percent(trial.metrics.get("pa"))),
+        Column("Param.\nM", lambda trial: scaled(trial.metrics.get("parameters"), 1e6)),
+        Column("MACs²\nG", lambda trial: scaled(trial.metrics.get("macs"), 1e9)),
         Column("Search\nh:m:s", lambda trial: _time(trial.metrics.get("search_seconds"))),
         Column("Retrain\nh:m:s", lambda trial: _time(trial.metrics.get("retrain_seconds")), wide_only=True),
-        Column("None³\nIoU %", lambda trial: _percent(trial.metrics.get("nothing", {}).get("iou_image"))),
+        Column("None³\nIoU %", lambda trial: percent(trial.metrics.get("nothing", {}).get("iou_image"))),
     ]
     notes = ["¹ two-class mean IoU", "² of one image of the size trained on; FLOPs = 2 x MACs"]
     notes.append("³ of predicting no defect at all")
     if any("miou" in trial.metrics for trial in trials):
         # What AutoNAD is compared by, with the background among the classes.
         columns[4:4] = [
-            Column("mIoU\n%", lambda trial: _percent(trial.metrics.get("miou"))),
-            Column("mF1\n%", lambda trial: _percent(trial.metrics.get("mf1"))),
+            Column("mIoU\n%", lambda trial: percent(trial.metrics.get("miou"))),
+            Column("mF1\n%", lambda trial: percent(trial.metrics.get("mf1"))),
         ]
     if compared:
         columns.append(Column("Random⁴\nIoU %", rival, wide_only=True))
         notes.append("⁴ of a random architecture, trained the same")
-    table = _table(columns, trials, width)
+    table = plain_table(columns, trials, width)
     table.caption = "\n".join(notes if width >= WIDE else notes[:3])
     table.caption_justify = "left"
     return table
@@ -77,7 +77,7 @@ def spreads_table(spreads: Sequence[Spread], width: int = WIDE) -> Table:
     """Return the table of means and standard deviations over seeds."""
 
     def score(name: str) -> Callable[[Spread], str]:
-        return lambda spread: " ± ".join(_percent(value) for value in spread.scores[name])
+        return lambda spread: " ± ".join(percent(value) for value in spread.scores[name])
 
     columns = [
         Column("Data", lambda spread: spread.data, "left"),
@@ -87,7 +87,7 @@ def spreads_table(spreads: Sequence[Spread], width: int = WIDE) -> Table:
         Column("F1 %\nmean ± std", score("f1")),
         Column("PA %\nmean ± std", score("pa")),
     ]
-    return _table(columns, spreads, width)
+    return plain_table(columns, spreads, width)
 
 
 def candidates_table(found: Sequence[BestCandidate], width: int = WIDE) -> Table:
@@ -96,13 +96,13 @@ def candidates_table(found: Sequence[BestCandidate], width: int = WIDE) -> Table
         Column("Data", lambda row: row.data, "left"),
         Column("Seed", lambda row: str(row.seed)),
         Column("Candidate", lambda row: row.digest[:12], "left"),
-        Column("mIoU¹\n%", lambda row: _percent(row.miou)),
+        Column("mIoU¹\n%", lambda row: percent(row.miou)),
         Column("Latency²\nms", lambda row: f"{row.latency_ms:.1f}"),
-        Column("Param.\nM", lambda row: _scaled(row.parameters, 1e6)),
+        Column("Param.\nM", lambda row: scaled(row.parameters, 1e6)),
         Column("Of\nscored", lambda row: str(row.scored)),
-        Column("Retrained\nmIoU %", lambda row: _percent(row.retrained_miou), wide_only=True),
+        Column("Retrained\nmIoU %", lambda row: percent(row.retrained_miou), wide_only=True),
     ]
-    table = _table(columns, found, width)
+    table = plain_table(columns, found, width)
     table.caption = "¹ on validation images, inherited weights\n² measured on the device of the search"
     table.caption_justify = "left"
     return table
@@ -126,14 +126,15 @@ def runs_table(results: Sequence[RunResult], width: int = WIDE) -> Table:
         Column("Method", lambda result: result.method, "left"),
         Column("Data", lambda result: ", ".join(dict.fromkeys(trial.data for trial in result.trials)), "left"),
         Column("State", _states, "left"),
-        Column("Best\nIoU %", lambda result: _percent(iou(result))),
-        Column("Param.\nM", lambda result: _scaled(parameters(result), 1e6), wide_only=True),
-        Column("MACs\nG", lambda result: _scaled(macs(result), 1e9), wide_only=True),
+        Column("Best\nIoU %", lambda result: percent(iou(result))),
+        Column("Param.\nM", lambda result: scaled(parameters(result), 1e6), wide_only=True),
+        Column("MACs\nG", lambda result: scaled(macs(result), 1e9), wide_only=True),
     ]
-    return _table(columns, results, width)
+    return plain_table(columns, results, width)
 
 
-def _table(columns: Sequence[Column], rows: Iterable[Any], width: int) -> Table:
+def plain_table(columns: Sequence[Column], rows: Iterable[Any], width: int) -> Table:
+    """Return a table without a frame; below `WIDE` columns some are left out."""
     shown = [column for column in columns if width >= WIDE or not column.wide_only]
     # Without a frame, so that the narrow form fits the 80 columns of a usual terminal.
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
@@ -150,11 +151,13 @@ def _states(result: RunResult) -> str:
     return ", ".join(f"{count} {_coloured(state)}" for state, count in states_of(result).items())
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Return a score of [0, 1] in percent, nothing for None."""
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _scaled(value: float | None, unit: float) -> str:
+def scaled(value: float | None, unit: float) -> str:
+    """Return a value in a unit, nothing for None."""
     return "" if value is None else f"{value / unit:.3f}"
 
 

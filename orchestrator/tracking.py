@@ -12,6 +12,7 @@ Both may be repeated and interrupted freely; nothing is recorded twice.
 import json
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -239,6 +240,13 @@ class MlflowStore:
         with self._asking():
             self._client.log_text(run, text, name)
 
+    def text(self, run: str, name: str) -> str | None:
+        """Return a text file of a run's artifacts, None where there is none."""
+        with self._asking(), tempfile.TemporaryDirectory() as folder:
+            if name not in {file.path for file in self._client.list_artifacts(run)}:
+                return None
+            return Path(self._client.download_artifacts(run, name, folder)).read_text(encoding="utf-8")
+
     def put_data_set(self, run: str, name: str, digest: str, source: str) -> None:
         """Note the data set that a run uses; MLflow keeps the first 36 digits of the digest."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -282,7 +290,8 @@ def _import_mlflow() -> Any:
 
 
 def _stored(run: Any) -> StoredRun:
-    return StoredRun(run.info.run_id, run.info.status, dict(run.data.tags), dict(run.data.params))
+    data = run.data
+    return StoredRun(run.info.run_id, run.info.status, dict(data.tags), dict(data.params), dict(data.metrics))
 
 
 def _user() -> str:

@@ -11,13 +11,12 @@ from typing import Any
 from orchestrator.files import write_json
 from orchestrator.ledger_reader import read_ledger
 from orchestrator.runs import RunRecord, State, read_run, trial_folder, trial_state
-from orchestrator.tracking_store import Store, StoredRun
-from orchestrator.tracking_trial import TRIAL_TAG, TrialFollower
+from orchestrator.tracking_store import PARENT_TAG, TRIAL_TAG, Store, StoredRun
+from orchestrator.tracking_trial import TrialFollower
 from orchestrator.tracking_values import Sent, points_at, summary_note, summary_values, without_secrets
 
 _log = logging.getLogger(__name__)
 
-_PARENT_TAG = "mlflow.parentRunId"
 _NOTE_TAG = "mlflow.note.content"
 _CONFIG_TAG = "defectnas.config_sha256"
 
@@ -44,12 +43,12 @@ class RunFollower:
         self._status = self._parent.status
         self._note = self._parent.tags.get(_NOTE_TAG, "")
         self._put_config()
-        tags = {**_run_tags(self._record), _PARENT_TAG: self._parent.id}
+        tags = {**_run_tags(self._record), PARENT_TAG: self._parent.id}
         self._trials = [
             TrialFollower(record, trial_folder(folder, record.name), store, tags) for record in self._record.trials
         ]
         # The oldest first: should there ever be two runs of a trial, every process takes the same one.
-        stored = {run.tags.get(TRIAL_TAG): run for run in reversed(store.find({_PARENT_TAG: self._parent.id}))}
+        stored = {run.tags.get(TRIAL_TAG): run for run in reversed(store.find({PARENT_TAG: self._parent.id}))}
         for trial in self._trials:
             if trial.record.name in stored:
                 trial.adopt(stored[trial.record.name])

@@ -1,11 +1,14 @@
 """What following a run needs of a tracking store, apart from any product."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from orchestrator.tracking_values import Point
+
+PARENT_TAG, TRIAL_TAG, FINALIST_TAG = "mlflow.parentRunId", "defectnas.trial", "defectnas.finalist"
+"""Tags by which runs of trials and of finalists are found again, below the run of their launch and of their trial."""
 
 
 class StoreAwayError(ConnectionError):
@@ -18,12 +21,13 @@ class StoreRefusedError(ValueError):
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as the store has it; status is RUNNING, FINISHED, FAILED or KILLED."""
+    """A run as the store has it; status is RUNNING, FINISHED, FAILED or KILLED, metrics the last of each."""
 
     id: str
     status: str
     tags: Mapping[str, str]
     params: Mapping[str, str]
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Store(Protocol):
@@ -53,6 +57,9 @@ class Store(Protocol):
 
     def put_data_set(self, run: str, name: str, digest: str, source: str) -> None:
         """Note the data set that a run uses."""
+
+    def text(self, run: str, name: str) -> str | None:
+        """Return a text file of a run's artifacts, None where there is none."""
 
     def set_status(self, run: str, status: str, end_ms: int) -> None:
         """Set a run's status; its end counts unless the status is RUNNING."""

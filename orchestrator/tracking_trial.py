@@ -8,7 +8,8 @@ from typing import Any
 from orchestrator.drawing import draw_trial
 from orchestrator.ledger_reader import LedgerTail, read_ledger
 from orchestrator.runs import State, TrialRecord, read_json, trial_state
-from orchestrator.tracking_store import Store, StoredRun
+from orchestrator.tracking_finalists import put_finalists
+from orchestrator.tracking_store import TRIAL_TAG, Store, StoredRun
 from orchestrator.tracking_values import (
     Point,
     Sent,
@@ -34,7 +35,6 @@ STATUS: Mapping[State, str] = {
 """Status of a stored run by the state of its trial."""
 
 SENT_TAG = "defectnas.sent"
-TRIAL_TAG = "defectnas.trial"
 _DATA_TAG = "data_digest"
 
 _BATCH_POINTS = 900
@@ -166,6 +166,8 @@ class TrialFollower:
 
     def _put_event_files(self, run: str, events: Sequence[Mapping[str, Any]]) -> None:
         names = {event["event"] for event in events}
+        if "finalist" in names:
+            self._put_finalists(run)
         if "pruned" in names:
             history = [e for e in read_ledger(self.folder / "ledger.jsonl") if e["event"] == "pruned"]
             stages = {e["stage"]: {key: e[key] for key in _EDGES} for e in history}
@@ -189,6 +191,7 @@ class TrialFollower:
         """Bring the stored run to the state of the trial; results and errors come with it."""
         assert self.run is not None
         if state == "done":
+            self._put_finalists(self.run)
             self._put_results(self.run)
         if state == "failed":
             error = without_secrets((self.folder / "error.txt").read_text(encoding="utf-8"))
@@ -214,6 +217,9 @@ class TrialFollower:
         tags = {"architecture_digest": str(digest)} if digest else {}
         points = points_at(result_values(metrics) | costs, _mtime_ms(self.folder / "metrics.json"))
         self._store.log(run, points=points, tags=tags)
+
+    def _put_finalists(self, run: str) -> None:
+        put_finalists(self._store, run, self.folder, {**self._tags, TRIAL_TAG: self.record.name})
 
     def _put_costs_so_far(self, run: str) -> None:
         events = read_ledger(self.folder / "ledger.jsonl")

@@ -14,7 +14,7 @@ from typing import Any
 _MEANS = ("miou", "mf1")
 _CURVES = {"loss": "loss", "alpha_loss": "alpha_loss", "iou": "iou", "lr": "lr", "seconds": "epoch_seconds"}
 _SCORES = ("iou", "f1", "pa")
-_COUNTS = ("parameters", "macs", "flops", "flops_paper")
+_COUNTS = ("parameters", "macs", "flops", "flops_paper", "latency_ms", "latency_iqr_ms")
 _SECRETS = (
     (re.compile(r"://[^\s'\"]*@"), "://***@"),
     (re.compile(r"(?i)\b((?:password|passwd|pwd|token|secret|api_?key)=)[^\s&;'\"]+"), r"\1***"),

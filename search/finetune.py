@@ -21,13 +21,14 @@ from torch import Tensor
 from models.autonad import AutoNADNet, Room, extract
 from models.cost import Cost, network_cost
 from models.hybrid_architecture import HybridArchitecture
+from search.candidates import Candidate
 from search.checkpoint import pack_module, pack_optimizer, save_checkpoint, unpack, unpack_optimizer, write_atomically
 from search.context import Context
 from search.data.loaders import batches, seed_of
 from search.ledger import Ledger
 from search.metrics import headline, mean_scores
 from search.one_shot import division, new_supernet, subnet_step
-from search.scoring import InheritedScore, Scorer
+from search.scoring import Scorer
 from search.training import set_learning_rate
 from search.trial import open_context, read_trial, test
 
@@ -46,10 +47,18 @@ class Training:
     best_score: float = -1.0
 
 
-def write_job(folder: Path, architecture: HybridArchitecture, seed: int, inherited: InheritedScore) -> None:
-    """Write the job of retraining a subnet into a new or an old folder."""
+def write_job(folder: Path, candidate: Candidate, seed: int, measured_on: str) -> None:
+    """Write the job of retraining a scored candidate into a new or an old folder."""
+    assert candidate.score is not None
     folder.mkdir(parents=True, exist_ok=True)
-    job = {"architecture": architecture.to_dict(), "seed": seed, "inherited": dataclasses.asdict(inherited)}
+    job = {
+        "architecture": candidate.architecture.to_dict(),
+        "seed": seed,
+        "inherited": dataclasses.asdict(candidate.score),
+        "latency_ms": candidate.latency_ms,
+        "latency_iqr_ms": candidate.latency_iqr_ms,
+        "latency_on": measured_on,
+    }
     write_atomically(folder / "job.json", json.dumps(job).encode())
 
 
@@ -83,6 +92,7 @@ def run_job(folder: Path, trial: Path, weights: Callable[[], Weights]) -> dict[s
         **{name: means[name] for name in ("miou", "mf1", "miou_defects", "mf1_defects", "pixel_accuracy", "absent")},
         "classes": means["classes"],
         "inherited": job["inherited"],
+        **{name: job[name] for name in ("latency_ms", "latency_iqr_ms", "latency_on")},
         "validation_miou": training.best_score,
         **tested,
         "parameters": cost.parameters,

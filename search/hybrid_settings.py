@@ -111,6 +111,9 @@ class FinetuneSettings:
     power: float = setting(0.9, "of the polynomial decay of lr", gt=0)
     inherit: bool = setting(True, "begin with the supernet's weights, else with new ones [not stated]")
     finalists: int = setting(1, "candidates that are retrained; with pareto the whole front if 0", ge=0)
+    spread: bool = setting(
+        False, "finalists from all over the ranking, the best among them, to learn how well inherited scores rank"
+    )
     seeds: int = setting(1, "times that each is retrained, with consecutive seeds", unit="seeds", ge=1)
     select: Literal["best_val", "last"] = setting("best_val", "which epoch's weights are tested [not stated]")
 

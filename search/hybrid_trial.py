@@ -5,6 +5,7 @@ Beside what every trial folder holds there are `supernet.safetensors`, `latencie
 """
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,10 +14,14 @@ from typing import Any
 from search.checkpoint import write_atomically
 from search.context import Context
 from search.hybrid_workers import Hands, save_weights
+from search.latency import kendall_tau
 from search.ledger import Emit, read_events
 from search.methods.autonad import run
 from search.one_shot import train_supernet
 from search.trial import environment, open_context, read_trial
+
+_SCORES = ("iou", "f1", "pa", "miou", "mf1")
+_COST = ("parameters", "macs", "flops", "latency_ms", "latency_on")
 
 
 def run_hybrid_trial(folder: Path, emit: Emit | None, hands: Callable[[Context], Hands]) -> dict[str, Any]:
@@ -53,17 +58,19 @@ def _metrics(context: Context, trial: dict[str, Any], finalists: Sequence[dict[s
     """Return the content of metrics.json: of the best candidate the mean over its retrainings, and all finalists."""
     first = finalists[0]["architecture_digest"]
     winner = [f for f in finalists if f["architecture_digest"] == first and f["role"] == "finalist"]
-    means = {name: sum(f[name] for f in winner) / len(winner) for name in ("iou", "f1", "pa", "miou", "mf1")}
+    drawn = [f for f in finalists if f["role"] == "random"]
     seconds = phase_seconds(context)
     return {
         "method": trial["method"],
         "data": trial["name"],
         "seed": context.seed,
-        **means,
+        **_means(winner),
         "test": winner[0]["test"],
         "nothing": winner[0]["nothing"],
         "inherited": winner[0]["inherited"],
-        **{name: winner[0][name] for name in ("parameters", "macs", "flops", "architecture_digest", "classes")},
+        **{name: winner[0][name] for name in (*_COST, "architecture_digest", "classes")},
+        **({"random": _means(drawn) | {name: drawn[0][name] for name in ("inherited", *_COST)}} if drawn else {}),
+        "ranking": ranking(finalists),
         "finalists": [{k: v for k, v in f.items() if k not in ("test", "nothing")} for f in finalists],
         "search_seconds": seconds["supernet"] + seconds["latency"] + seconds["evolve"],
         "retrain_seconds": sum(f["retrain_seconds"] for f in finalists),
@@ -72,6 +79,31 @@ def _metrics(context: Context, trial: dict[str, Any], finalists: Sequence[dict[s
         "split": context.pack.split,
         "image_size": context.settings.data.image_size,
     }
+
+
+def _means(retrained: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return the mean test scores of one architecture's retrainings."""
+    return {name: sum(f[name] for f in retrained) / len(retrained) for name in _SCORES}
+
+
+def ranking(finalists: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return how inherited scores rank the architectures that were retrained.
+
+    Returns:
+        over: how many. tau_validation, tau_test: Kendall's tau of the inherited mIoU and the retrained one on the same
+        validation images, and on the test images (means over seeds); None where all of one side are equal.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for finalist in finalists:
+        groups.setdefault(finalist["architecture_digest"], []).append(finalist)
+
+    def mean(name: str) -> list[float]:
+        return [sum(f[name] for f in group) / len(group) for group in groups.values()]
+
+    inherited = [group[0]["inherited"]["miou"] for group in groups.values()]
+    taus = {"tau_validation": kendall_tau(inherited, mean("validation_miou"))}
+    taus["tau_test"] = kendall_tau(inherited, mean("miou"))
+    return {"over": len(groups), **{name: None if math.isnan(tau) else tau for name, tau in taus.items()}}
 
 
 def phase_seconds(context: Context) -> dict[str, float]:

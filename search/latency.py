@@ -84,6 +84,11 @@ class Conditions:
         if differing:
             raise ConditionsDiffer(f"latencies under different conditions do not belong together: {differing}")
 
+    def __str__(self) -> str:
+        threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.threads else ""
+        shape = " x ".join(map(str, (self.batch, *self.shape)))
+        return f"{self.device_name}{threads}, {shape}, {self.precision}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes by name, of JSON's types."""
         return {**asdict(self), "shape": list(self.shape)}

@@ -308,8 +308,20 @@ def _summary(
     )
 
 
-def finalists(search: Search, strategy: str, count: int) -> list[Candidate]:
-    """Return the candidates to retrain, the best first: so many by score, with "pareto" of the front (0: all of it)."""
+def finalists(search: Search, strategy: str, count: int, spread: bool = False) -> list[Candidate]:
+    """Return the candidates to retrain, the best first.
+
+    Args:
+        search: finished.
+        strategy: with "pareto" they are of the front, by mIoU, else the best by score.
+        count: how many; 0 is 1, or the whole front.
+        spread: take every so-many-th of the whole ranking instead, from the best to the last.
+    """
+    if spread:
+        ranking = finalists(search, "evolution", len(search.candidates))
+        # Rounded positions of equal steps; a search that scored fewer retrains all.
+        steps = min(count or 1, len(ranking))
+        return [ranking[round(k * (len(ranking) - 1) / max(1, steps - 1))] for k in range(steps)]
     if strategy == "pareto":
         front = [search.candidates[digest] for digest in search.front]
         return sorted(front, key=lambda c: (-(c.score.miou if c.score else 0.0), c.number))[: count or len(front)]

@@ -74,7 +74,7 @@ def run(context: Context, hands: Hands) -> list[dict[str, Any]]:
     if search.best is None:
         raise NothingLegal(f"{len(search.candidates)} candidates, and none could be scored within the limits")
     with hands.pool(partial(make_retrainer, context.folder, fetch), "retrain") as retrainers:
-        return _retrain(context, search, drawn, retrainers)
+        return _retrain(context, search, drawn, retrainers, str(latencies.conditions))
 
 
 def limits_of(context: Context) -> Limits:
@@ -212,21 +212,22 @@ def _chosen(search: Search, settings: EvolutionSettings, table: LatencyTable | N
     }
 
 
-def _retrain(context: Context, search: Search, drawn: Search | None, retrainers: Pool) -> list[dict[str, Any]]:
+def _retrain(
+    context: Context, search: Search, drawn: Search | None, retrainers: Pool, measured_on: str
+) -> list[dict[str, Any]]:
     """Retrain every finalist with every seed, and the best of the random search."""
     folders, roles = [], []
     settings = context.settings
-    chosen = finalists(search, settings.evolution.strategy, settings.finetune.finalists)
+    chosen = finalists(search, settings.evolution.strategy, settings.finetune.finalists, settings.finetune.spread)
     jobs = [(candidate, "finalist") for candidate in chosen]
     if drawn is not None and drawn.best is not None:
         jobs.append((drawn.candidates[drawn.best], "random"))
     for candidate, role in jobs:
-        assert candidate.score is not None
         for seed in range(context.settings.finetune.seeds):
             # Both may have chosen the same, and no two workers may share a folder.
             prefix = "random-" if role == "random" else ""
             folder = context.folder / "finalists" / f"{prefix}{candidate.digest[:8]}-s{seed}"
-            write_job(folder, candidate.architecture, seed, candidate.score)
+            write_job(folder, candidate, seed, measured_on)
             folders.append(folder)
             roles.append(role)
     best = search.candidates[search.best or ""]
