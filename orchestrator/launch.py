@@ -45,7 +45,7 @@ DEMO: dict[str, dict[str, Any]] = {
 HYBRID_DEMO: dict[str, dict[str, Any]] = {
     **HYBRID_BUDGETS["smoke"],
     "data": {"image_size": 64, "task": "multiclass", "augment": ("hflip", "vflip")},
-    "supernet": {"epochs": 10, "warmup_epochs": 1, "steps": 20, "validate_every": 5, "probes": 1},
+    "supernet": {"lr": 2e-3, "epochs": 10, "warmup_epochs": 1, "steps": 20, "validate_every": 5, "probes": 1},
     "latency": {"records": 30, "repeats": 5, "warmup": 1},
     "evolution": {"population": 8, "generations": 3, "children": 4, "parents": 3},
     "finetune": {"epochs": 6, "steps": 20, "lr": 5e-4},

@@ -27,7 +27,7 @@ from search.context import Context
 from search.data.loaders import batches, seed_of
 from search.ledger import Ledger
 from search.metrics import headline, mean_scores
-from search.one_shot import division, new_supernet, subnet_step
+from search.one_shot import division, new_supernet, subnet_step, weights_of_classes
 from search.scoring import Scorer
 from search.training import set_learning_rate
 from search.trial import open_context, read_trial, test
@@ -155,6 +155,7 @@ def _start(context: Context, architecture: HybridArchitecture, seed: int, weight
 def _train(context: Context, training: Training, architecture: HybridArchitecture, seed: int) -> None:
     settings = context.settings.finetune
     train_indices, validation_indices = division(context)
+    weights = weights_of_classes(context)
     scorer = Scorer.on_validation(context, training.network, validation_indices)
     for epoch in range(training.epoch, settings.epochs):
         start = time.perf_counter()
@@ -175,8 +176,16 @@ def _train(context: Context, training: Training, architecture: HybridArchitectur
         losses = []
         for step, batch in enumerate(islice(stream, settings.steps or None)):
             torch.manual_seed(seed_of(context.seed, "finetune drop path", seed, epoch, step))
-            precision = context.settings.runtime.precision
-            losses.append(subnet_step(training.network, architecture, training.optimizer, batch, precision=precision))
+            losses.append(
+                subnet_step(
+                    training.network,
+                    architecture,
+                    training.optimizer,
+                    batch,
+                    weights=weights,
+                    precision=context.settings.runtime.precision,
+                )
+            )
         score = scorer.score(architecture)
         if score.miou > training.best_score:
             training.best_score = score.miou

@@ -144,7 +144,9 @@ HYBRID_BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
             "ratios": ((2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0)),
             "decoder_width": 64,
         },
-        "supernet": {"epochs": 40, "warmup_epochs": 3, "steps": 25, "validate_every": 10, "probes": 2},
+        # Both so that so few steps lead somewhere: with equal classes most of them go by before a rare one is seen.
+        "loss": {"class_power": 0.5},
+        "supernet": {"lr": 2e-3, "epochs": 40, "warmup_epochs": 3, "steps": 25, "validate_every": 10, "probes": 2},
         "latency": {"records": 60, "repeats": 7, "warmup": 2},
         "evolution": {"population": 16, "generations": 5, "children": 8, "parents": 5},
         "finetune": {"epochs": 15, "steps": 40, "lr": 5e-4},

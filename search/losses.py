@@ -1,5 +1,8 @@
-"""BCE + Dice at the output and at every branch (NAS-ASDet Sec. 3.3, Eq. 16)."""
+"""The losses: BCE + Dice at the output and every branch (NAS-ASDet Sec. 3.3, Eq. 16), cross-entropy (AutoNAD)."""
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -49,6 +52,40 @@ def segmentation_loss(logits: Tensor, masks: Tensor, classes: int, settings: Los
         dice = _dice(torch.sigmoid(logits), target, settings.dice_over)
     each = pixel + settings.dice_weight * dice
     return each[0] + settings.branch_weight * each[1:].sum()
+
+
+def class_weights(masks: Iterable[np.ndarray], classes: int, power: float) -> Tensor:
+    """Return a weight for each class, float32 (classes + 1,), so that a rare one is not drowned by the background.
+
+    The weights are the shares of the classes to minus `power`, scaled so that a pixel weighs 1 in the mean; so the
+    learning rate keeps its meaning. A class without a pixel has weight 0: there is nothing to weigh.
+
+    Args:
+        masks: of all training tiles, uint8 (H, W), 0 is background.
+        classes: defect classes.
+        power: 0 gives 1 for every class, 1 gives every class the same part of the loss.
+    """
+    counts = np.zeros(classes + 1, np.int64)
+    for mask in masks:
+        counts += np.bincount(mask.ravel(), minlength=classes + 1)
+    shares = counts / counts.sum()
+    raw = np.where(shares > 0, np.maximum(shares, 1e-12) ** -power, 0.0)
+    return torch.tensor(raw / (raw * shares).sum(), dtype=torch.float32)
+
+
+def weighted_cross_entropy(logits: Tensor, masks: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean over pixels of the weighted cross-entropy, a scalar.
+
+    Over pixels and not over the weights in the batch: so parts of a batch add up to the whole.
+
+    Args:
+        logits: (B, K + 1, H, W).
+        masks: (B, H, W) class values.
+        weights: of the classes, (K + 1,); None: all alike.
+    """
+    if weights is None:
+        return F.cross_entropy(logits, masks)
+    return F.cross_entropy(logits, masks, weight=weights, reduction="sum") / masks.numel()
 
 
 def _dice(probabilities: Tensor, target: Tensor, over: str) -> Tensor:

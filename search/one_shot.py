@@ -15,7 +15,6 @@ from itertools import islice
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.autonad import AutoNADNet, Room
 from models.hybrid_architecture import HybridArchitecture
@@ -25,6 +24,7 @@ from search.context import Context
 from search.data.loaders import batches, divide, seed_of
 from search.distributed import average_gradients, rank
 from search.hybrid_settings import SupernetSettings, space_of
+from search.losses import class_weights, weighted_cross_entropy
 from search.scoring import Scorer
 from search.training import own_part, set_learning_rate
 
@@ -67,12 +67,13 @@ def train_supernet(context: Context, after_epoch: Callable[[int], None] = lambda
     settings = context.settings.supernet
     training = _start(context)
     train_indices, validation_indices = division(context)
+    weights = weights_of_classes(context)
     scorer = Scorer.on_validation(context, training.network, validation_indices) if rank() == 0 else None
     for epoch in range(training.epoch, settings.epochs):
         start = time.perf_counter()
         rate = learning_rate(settings, epoch)
         set_learning_rate(training.optimizer, rate)
-        loss, steps = _epoch(context, training, epoch, train_indices)
+        loss, steps = _epoch(context, training, epoch, train_indices, weights)
         training.epoch = epoch + 1
         seconds = time.perf_counter() - start
         training.seconds += seconds
@@ -104,6 +105,16 @@ def division(context: Context) -> tuple[np.ndarray, np.ndarray]:
     return divide(context.pack.train, fraction, seed_of(context.seed, "validation"))
 
 
+def weights_of_classes(context: Context) -> Tensor | None:
+    """Return the weights of the classes by the tiles that the weights learn from, on the trial's device, or None."""
+    power = context.settings.loss.class_power
+    if power == 0:
+        return None
+    indices, _ = division(context)
+    masks = (context.pack.train.masks[index] for index in np.sort(indices))
+    return class_weights(masks, context.classes, power).to(context.device)
+
+
 def sampled_subnet(space: HybridSpace, seed: int, epoch: int, step: int) -> HybridArchitecture:
     """Return the subnet of a step, uniformly drawn (Sec. V-B); a function of its arguments alone."""
     return space.sample(random.Random(f"{seed}/subnet/{epoch}/{step}"))
@@ -132,6 +143,7 @@ def subnet_step(
     optimizer: torch.optim.Optimizer,
     batch: tuple[Tensor, Tensor],
     *,
+    weights: Tensor | None = None,
     accumulate: int = 1,
     clip: float = 0.0,
     precision: str = "float32",
@@ -146,6 +158,7 @@ def subnet_step(
         architecture: which subnet.
         optimizer: of the network.
         batch: images (B, C, H, W) and masks (B, H, W); in a group each process takes its part of it.
+        weights: of the classes, see `weights_of_classes`; None: all alike.
         accumulate: parts that it is passed in; the gradient is that of the whole.
         clip: largest norm of the gradient, 0 for none.
         precision: "float32" or "bfloat16" (autocast).
@@ -156,7 +169,7 @@ def subnet_step(
     for some_images, some_masks in zip(images.chunk(accumulate), masks.chunk(accumulate), strict=True):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             logits = network(some_images, architecture)
-        loss = F.cross_entropy(logits.float(), some_masks) * (len(some_images) / len(images))
+        loss = weighted_cross_entropy(logits.float(), some_masks, weights) * (len(some_images) / len(images))
         loss.backward()
         total += loss.detach()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -179,7 +192,9 @@ def _start(context: Context) -> Training:
     return training
 
 
-def _epoch(context: Context, training: Training, epoch: int, indices: np.ndarray) -> tuple[float, int]:
+def _epoch(
+    context: Context, training: Training, epoch: int, indices: np.ndarray, weights: Tensor | None
+) -> tuple[float, int]:
     """Pass once over the tiles; returns the mean loss and the steps."""
     settings = context.settings.supernet
     space = space_of(context.settings.space)
@@ -204,6 +219,7 @@ def _epoch(context: Context, training: Training, epoch: int, indices: np.ndarray
                 sampled_subnet(space, context.seed, epoch, step),
                 training.optimizer,
                 batch,
+                weights=weights,
                 accumulate=settings.accumulate,
                 clip=settings.clip,
                 precision=context.settings.runtime.precision,

@@ -89,13 +89,19 @@ class NetworkSettings:
 
 @dataclass(frozen=True)
 class LossSettings:
-    """BCE + Dice at the output and at the five branches (Eq. 16)."""
+    """NAS-ASDet: BCE + Dice at the output and at the five branches (Eq. 16). AutoNAD: cross-entropy, `class_power`."""
 
     dice_weight: float = setting(1.0, "weight of the Dice term [not stated]", ge=0)
     dice_over: Literal["image", "batch"] = setting("image", "what one Dice value is computed over [not stated]")
     positive_weight: float = setting(1.0, "weight of defect pixels in the BCE term [not stated]", gt=0)
     branch_weight: float = setting(1.0, "weight of each of the five branch losses (Eq. 16)", ge=0)
     multiclass: Literal["sigmoid", "softmax"] = setting("sigmoid", "K sigmoid maps, or softmax over K+1 [not stated]")
+    class_power: float = setting(
+        0.0,
+        "AutoNAD: a class weighs its share of the training pixels to minus this power; 0: all alike [not stated]",
+        ge=0,
+        le=1,
+    )
 
 
 @dataclass(frozen=True)
