@@ -22,9 +22,14 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from search.context import Context
+from search.errors import InputError
 
 _FOLLOW_S = 0.5
 FAILURES = 3
+
+
+class SupernetRefused(InputError):
+    """The workers found that they cannot train what was asked."""
 
 
 class SupernetFailed(RuntimeError):
@@ -42,6 +47,7 @@ def train_with_ray(context: Context, workers: int, *, cpus: float, gpu: bool, fa
         failures: times that the group is begun again when a worker dies or raises.
 
     Raises:
+        SupernetRefused: what was asked cannot be trained, as every worker found before it began.
         SupernetFailed: more failures than that; the message holds the first worker's.
     """
     storage = context.folder / ".train"
@@ -63,7 +69,7 @@ def train_with_ray(context: Context, workers: int, *, cpus: float, gpu: bool, fa
     follower = threading.Thread(target=_follow, args=(context, ended), daemon=True)
     follower.start()
     try:
-        trainer.fit()
+        refused = trainer.fit().return_value
     except TrainingFailedError as error:
         raise SupernetFailed(f"the workers of the supernet failed {failures + 1} times: {_cause(error)}") from error
     finally:
@@ -71,20 +77,29 @@ def train_with_ray(context: Context, workers: int, *, cpus: float, gpu: bool, fa
         follower.join()
         context.ledger.catch_up()
         shutil.rmtree(storage, ignore_errors=True)
+    if refused:
+        raise SupernetRefused(refused)
 
 
-def _loop(config: dict[str, Any]) -> None:
-    """Be one worker: train, with the group that Ray Train has made."""
+def _loop(config: dict[str, Any]) -> str | None:
+    """Be one worker: train, with the group that Ray Train has made; returns why it cannot be done, if so."""
     from search.distributed import rank
     from search.hybrid_workers import save_weights
+    from search.memory import OutOfMemory
     from search.one_shot import train_supernet
+    from search.preflight import RanksDisagree
     from search.trial import open_context, read_trial
 
     folder = Path(config["folder"])
     context = open_context(folder, read_trial(folder), None)
-    network = train_supernet(context, lambda epoch: ray.train.report({"epoch": epoch}))
+    try:
+        network = train_supernet(context, lambda epoch: ray.train.report({"epoch": epoch}))
+    except (OutOfMemory, RanksDisagree) as error:
+        # All workers are here, with the same error; raised, Ray Train would only begin the group again.
+        return str(error)
     if rank() == 0:
-        save_weights(folder, network)
+        save_weights(context, network)
+    return None
 
 
 def _follow(context: Context, ended: threading.Event) -> None:

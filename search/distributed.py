@@ -4,11 +4,13 @@ A group is made by whoever starts the processes. Without one, `rank` is 0, `worl
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -44,6 +46,15 @@ def average_gradients(parameters: Sequence[Tensor]) -> None:
     used = [p for p in parameters if p.grad is not None]
     for parameter, mean in zip(used, average([cast(Tensor, p.grad) for p in used]), strict=True):
         parameter.grad = mean
+
+
+def gather(value: T) -> list[T]:
+    """Return what every process of the group says, the first one's first; plain Python values only."""
+    if world_size() == 1:
+        return [value]
+    found: list[T | None] = [None] * world_size()
+    dist.all_gather_object(found, value)
+    return cast(list[T], found)
 
 
 def wait_for_all() -> None:

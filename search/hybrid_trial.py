@@ -51,7 +51,7 @@ def run_hybrid_trial(folder: Path, emit: Emit | None, hands: Callable[[Context],
 
 def train_here(context: Context) -> None:
     """Train the supernet of a context in this process and save it."""
-    save_weights(context.folder, train_supernet(context))
+    save_weights(context, train_supernet(context))
 
 
 def _metrics(context: Context, trial: dict[str, Any], finalists: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from models.autonad import AutoNADNet
 from models.hybrid_architecture import HybridArchitecture
-from search.checkpoint import write_atomically
+from search.checkpoint import CheckpointDamaged, CheckpointMismatch, write_atomically
 from search.context import Context, choose_device
 from search.finetune import Weights, plain_network, run_job
 from search.latency import Conditions, LatencyRecord, conditions_here, measure_architecture
@@ -20,6 +21,8 @@ from search.one_shot import division, new_supernet
 from search.population import Outcome
 from search.scoring import InheritedScore, Scorer
 from search.trial import open_context, read_trial
+
+SUPERNET = "supernet.safetensors"
 
 MakeWorker = Callable[[], Callable[[Any], Any]]
 
@@ -99,12 +102,26 @@ def make_retrainer(folder: Path, weights: Callable[[], Weights]) -> Callable[[Pa
     return partial(run_job, trial=folder, weights=weights)
 
 
-def save_weights(folder: Path, network: AutoNADNet) -> None:
+def save_weights(context: Context, network: AutoNADNet) -> None:
     """Write the trained supernet, whole or not at all."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    write_atomically(folder / "supernet.safetensors", save(tensors))
+    write_atomically(context.folder / SUPERNET, save(tensors, {"digest": context.digest}))
 
 
-def load_weights(folder: Path) -> Weights:
-    """Return the weights of the trained supernet by name."""
-    return {k: v.numpy() for k, v in load((folder / "supernet.safetensors").read_bytes()).items()}
+def load_weights(context: Context) -> Weights:
+    """Return the weights of the trained supernet by name.
+
+    Raises:
+        CheckpointDamaged: the file is not whole.
+        CheckpointMismatch: it is of another space, other settings or other data.
+    """
+    path = context.folder / SUPERNET
+    try:
+        with safe_open(path, "numpy") as file:
+            digest = (file.metadata() or {}).get("digest")
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise CheckpointDamaged(f"{path}: damaged ({error}); remove it to train the supernet anew") from error
+    if digest != context.digest:
+        raise CheckpointMismatch(f"{path} was trained in another space or with other settings or data; remove it")
+    return weights

@@ -25,6 +25,7 @@ from search.data.loaders import batches, divide, seed_of
 from search.distributed import average_gradients, rank
 from search.hybrid_settings import SupernetSettings, space_of
 from search.losses import class_weights, weighted_cross_entropy
+from search.preflight import check_supernet
 from search.scoring import Scorer
 from search.training import own_part, set_learning_rate
 
@@ -63,9 +64,14 @@ def train_supernet(context: Context, after_epoch: Callable[[int], None] = lambda
     Args:
         context: of the trial; in a group of processes each has its own, and only the first's ledger writes.
         after_epoch: called with the number of finished epochs, behind the checkpoint.
+
+    Raises:
+        InputError: it does not fit into memory, or the processes of the group disagree; all raise the same.
     """
     settings = context.settings.supernet
     training = _start(context)
+    if training.epoch < settings.epochs:
+        check_supernet(context, training.network, space_of(context.settings.space), training.epoch)
     train_indices, validation_indices = division(context)
     weights = weights_of_classes(context)
     scorer = Scorer.on_validation(context, training.network, validation_indices) if rank() == 0 else None

@@ -23,6 +23,7 @@ from search.errors import InputError
 from search.finetune import cost_of, plain_network, write_job
 from search.hybrid_settings import EvolutionSettings, space_of
 from search.hybrid_workers import (
+    SUPERNET,
     Hands,
     Pool,
     load_weights,
@@ -56,9 +57,9 @@ def run(context: Context, hands: Hands) -> list[dict[str, Any]]:
     limits = limits_of(context)
     with hands.pool(partial(make_measurer, context.folder), "measure") as measurers:
         _check_limits(context, space, limits, latencies_of(context, measurers))
-    if not (context.folder / "supernet.safetensors").exists():
+    if not (context.folder / SUPERNET).exists():
         hands.train(context)
-    fetch = hands.share(load_weights(context.folder))
+    fetch = hands.share(load_weights(context))
     with (
         hands.pool(partial(make_measurer, context.folder), "measure") as measurers,
         hands.pool(partial(make_scorer, context.folder, fetch), "score") as scorers,

@@ -1,7 +1,11 @@
 """A whole AutoNAD trial on generated images: what it leaves, going on after being cut off, and the same by Ray."""
 
+import contextlib
 import dataclasses
 import json
+import os
+import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +15,7 @@ from models.autonad import AutoNADNet, Room
 from models.hybrid_architecture import HybridArchitecture
 from orchestrator.drawing import draw_trial
 from orchestrator.hybrid import run_trial, serial_hands
-from orchestrator.supernet_trainer import train_with_ray
+from orchestrator.supernet_trainer import SupernetRefused, train_with_ray
 from search.data.pack import build_pack
 from search.data.readers import open_dataset
 from search.data.synthetic import write_dataset
@@ -208,6 +212,43 @@ def test_four_actors_go_through_the_history_of_one_process_where_its_latencies_a
     assert again["architecture_digest"] == metrics["architecture_digest"]
     assert (first / "latency_table.json").read_bytes() == (second / "latency_table.json").read_bytes()
     assert not (second / "latencies.jsonl").exists()
+
+
+def pids_of_workers():
+    """Return the processes of the workers of Ray Train on this machine."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"ray::RayTrainWorker" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
+
+
+def test_a_worker_killed_in_the_middle_of_the_training_changes_nothing(tmp_path, data, finished, ray_session):
+    settings = changed(supernet={"drop_path": 0.0})
+    folders = [make_trial(tmp_path / name, data, settings) for name in ("killed", "whole")]
+    killed = []
+
+    def kill_one(event):
+        if event["event"] == "epoch" and event["epoch"] == 2 and not killed:
+            killed.append(max(pids_of_workers()))
+            os.kill(killed[0], signal.SIGKILL)
+
+    for folder, emit in zip(folders, (kill_one, None), strict=True):
+        train_with_ray(open_context(folder, read_trial(folder), emit), 2, cpus=0.5, gpu=False)
+    assert killed
+    first, second = (load_file(folder / "supernet.safetensors") for folder in folders)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    epochs = [[e["epoch"] for e in read_events(f / "ledger.jsonl") if e["event"] == "epoch"] for f in folders]
+    assert epochs == [[1, 2, 3]] * 2
+
+
+def test_a_batch_that_fits_nowhere_is_refused_once_by_all_workers(tmp_path, data, ray_session):
+    folder = make_trial(tmp_path / "trial", data, changed(supernet={"batch": 2**24}))
+    context = open_context(folder, read_trial(folder), None)
+    with pytest.raises(SupernetRefused, match=r"worker 0: .*with supernet.batch 16777216: .* would fit"):
+        train_with_ray(context, 2, cpus=0.5, gpu=False)
+    assert not (folder / "checkpoint").exists()
 
 
 def test_a_supernet_trained_by_two_ray_workers_is_that_of_one_process(tmp_path, data, ray_session):
