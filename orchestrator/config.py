@@ -184,6 +184,9 @@ def _contradictions(launch: Launch) -> Iterator[Problem]:
         if launch.resources.workers > 1 and batch < least:
             text = f"{batch} tiles for {launch.resources.workers} workers; needed is at least {least}"
             yield Problem((section, "batch"), text)
+    if launch.resources.least_workers > launch.resources.workers:
+        text = f"{launch.resources.least_workers} is more than resources.workers, {launch.resources.workers}"
+        yield Problem(("resources", "least_workers"), text)
     if launch.resources.workers > 1 and ":" in launch.runtime.device:
         text = f"{launch.runtime.device} is one device for {launch.resources.workers} workers; give auto"
         yield Problem(("runtime", "device"), text)

@@ -56,7 +56,7 @@ def ray_hands(context: Context) -> Hands:
     trial = read_trial(context.folder)
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    workers = int(trial.get("supernet_workers", 1))
+    workers, least = int(trial.get("supernet_workers", 1)), int(trial.get("least_workers", 1))
     if gpus and workers > gpus:
         raise TooFewResourcesError(f"resources.workers: {workers} workers with a GPU each; the cluster has {gpus} GPUs")
     scorers = int(trial.get("scorers") or gpus or max(1, cpus // context.threads))
@@ -86,7 +86,8 @@ def ray_hands(context: Context) -> Hands:
             train_here(context)
         else:
             # What drives holds a little of one CPU; a group that asked for all of them would wait for ever.
-            train_with_ray(context, workers, cpus=min(1.0, (cpus - _DRIVERS) / workers), gpu=bool(gpus))
+            each = min(1.0, (cpus - _DRIVERS) / workers)
+            train_with_ray(context, workers, least=min(least, workers), cpus=each, gpu=bool(gpus))
 
     return Hands(train, pool, share)
 

@@ -82,6 +82,11 @@ class ResourceSettings:
     cpus: int | Literal["auto"] = setting("auto", "CPUs of one trial; auto shares them out among the trials", ge=1)
     gpus: float | Literal["auto"] = setting("auto", "GPUs of one trial; auto: one per worker where there are any", ge=0)
     workers: int = setting(1, "processes of the DDP group inside one trial", ge=1)
+    least_workers: int = setting(
+        1,
+        "AutoNAD: fewest workers that a supernet's training goes on with when nodes are lost; fewer, and it waits",
+        ge=1,
+    )
     parallel: int | Literal["auto"] = setting("auto", "most trials at once; auto: as many as fit", unit="trials", ge=1)
     retries: int = setting(
         2, "new attempts at a trial whose process died or raised; bad input is not tried again", ge=0

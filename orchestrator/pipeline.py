@@ -177,12 +177,17 @@ def _create(launch: Launch, packs: Mapping[str, Path], runs: Path, name: str | N
             "forms": str(runs / "forms.json"),
             # AutoNAD divides its supernet among workers itself, by Ray Train.
             "workers": 1 if hybrid else launch.resources.workers,
-            **({"supernet_workers": launch.resources.workers} if hybrid else {}),
+            **(_group_of(launch) if hybrid else {}),
             "settings": trial.settings.to_dict(),
         }
         for trial in trials
     }
     return create_run(runs, record, launch.to_yaml(), contents)
+
+
+def _group_of(launch: Launch) -> dict[str, int]:
+    """Return what trial.json says of the workers of a supernet."""
+    return {"supernet_workers": launch.resources.workers, "least_workers": launch.resources.least_workers}
 
 
 def _restore(run: Path, trials: Sequence[Trial], watch: Watch) -> None:

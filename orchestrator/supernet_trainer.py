@@ -16,6 +16,8 @@ from clusters import connect  # noqa: F401 - sets what Ray reads on import
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+# How long a group that lost a node waits for it before it goes on with what is left.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
 
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
@@ -36,12 +38,16 @@ class SupernetFailed(RuntimeError):
     """The workers failed more often than is allowed."""
 
 
-def train_with_ray(context: Context, workers: int, *, cpus: float, gpu: bool, failures: int = FAILURES) -> None:
+def train_with_ray(
+    context: Context, workers: int, *, least: int = 1, cpus: float, gpu: bool, failures: int = FAILURES
+) -> None:
     """Train the supernet of a trial, or go on; afterwards its folder holds `supernet.safetensors`.
 
     Args:
         context: of the trial; its ledger goes on behind what the workers wrote.
         workers: of the DDP group; a global batch is divided among them.
+        least: with how many it goes on when nodes are lost; what is left of the cluster is used, and nodes that come
+            back too.
         cpus: that each holds.
         gpu: each has one.
         failures: times that the group is begun again when a worker dies or raises.
@@ -56,7 +62,9 @@ def train_with_ray(context: Context, workers: int, *, cpus: float, gpu: bool, fa
         train_loop_config={"folder": str(context.folder)},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})}
+            num_workers=workers if least == workers else (least, workers),
+            use_gpu=gpu,
+            resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
         ),
         run_config=RunConfig(
             # New each time: what a training goes on from is not Ray Train's, which does not survive damage to it.

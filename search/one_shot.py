@@ -22,7 +22,7 @@ from models.hybrid_space import HybridSpace
 from search.checkpoint import pack_module, pack_optimizer, save_checkpoint, unpack, unpack_optimizer
 from search.context import Context
 from search.data.loaders import batches, divide, seed_of
-from search.distributed import average_gradients, rank
+from search.distributed import average_gradients, rank, world_size
 from search.hybrid_settings import SupernetSettings, space_of
 from search.losses import class_weights, weighted_cross_entropy
 from search.preflight import check_supernet
@@ -97,6 +97,7 @@ def train_supernet(context: Context, after_epoch: Callable[[int], None] = lambda
             seconds=seconds,
             lr=rate,
             updates=steps,
+            workers=world_size(),
             **({"probes": probed} if probed else {}),
         )
         if last or training.epoch % context.settings.runtime.checkpoint_every == 0:

@@ -224,9 +224,20 @@ def pids_of_workers():
     return found
 
 
-def test_a_worker_killed_in_the_middle_of_the_training_changes_nothing(tmp_path, data, finished, ray_session):
-    settings = changed(supernet={"drop_path": 0.0})
-    folders = [make_trial(tmp_path / name, data, settings) for name in ("killed", "whole")]
+@pytest.fixture(scope="module")
+def trained_by_two(tmp_path_factory, data, ray_session):
+    """A supernet trained by two workers of Ray, with the context and the events of its training."""
+    # Stochastic depth drops other samples where a batch is divided.
+    folder = make_trial(tmp_path_factory.mktemp("group") / "trial", data, changed(supernet={"drop_path": 0.0}))
+    events = []
+    context = open_context(folder, read_trial(folder), events.append)
+    train_with_ray(context, 2, cpus=0.5, gpu=False)
+    return context, events
+
+
+def test_a_worker_killed_in_the_middle_of_the_training_changes_nothing(tmp_path, data, trained_by_two):
+    whole = trained_by_two[0].folder
+    folder = make_trial(tmp_path / "killed", data, changed(supernet={"drop_path": 0.0}))
     killed = []
 
     def kill_one(event):
@@ -234,13 +245,12 @@ def test_a_worker_killed_in_the_middle_of_the_training_changes_nothing(tmp_path,
             killed.append(max(pids_of_workers()))
             os.kill(killed[0], signal.SIGKILL)
 
-    for folder, emit in zip(folders, (kill_one, None), strict=True):
-        train_with_ray(open_context(folder, read_trial(folder), emit), 2, cpus=0.5, gpu=False)
+    train_with_ray(open_context(folder, read_trial(folder), kill_one), 2, cpus=0.5, gpu=False)
     assert killed
-    first, second = (load_file(folder / "supernet.safetensors") for folder in folders)
+    first, second = (load_file(f / "supernet.safetensors") for f in (whole, folder))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    epochs = [[e["epoch"] for e in read_events(f / "ledger.jsonl") if e["event"] == "epoch"] for f in folders]
-    assert epochs == [[1, 2, 3]] * 2
+    epochs = [e for e in read_events(folder / "ledger.jsonl") if e["event"] == "epoch"]
+    assert [(e["epoch"], e["workers"]) for e in epochs] == [(1, 2), (2, 2), (3, 2)]
 
 
 def test_a_batch_that_fits_nowhere_is_refused_once_by_all_workers(tmp_path, data, ray_session):
@@ -251,12 +261,9 @@ def test_a_batch_that_fits_nowhere_is_refused_once_by_all_workers(tmp_path, data
     assert not (folder / "checkpoint").exists()
 
 
-def test_a_supernet_trained_by_two_ray_workers_is_that_of_one_process(tmp_path, data, ray_session):
-    # Stochastic depth drops other samples where a batch is divided.
-    settings, events = changed(supernet={"drop_path": 0.0}), []
-    folder, alone = (make_trial(tmp_path / name, data, settings) for name in ("group", "alone"))
-    context = open_context(folder, read_trial(folder), events.append)
-    train_with_ray(context, 2, cpus=0.5, gpu=False)
+def test_a_supernet_trained_by_two_ray_workers_is_that_of_one_process(tmp_path, data, trained_by_two):
+    context, events = trained_by_two
+    folder, alone = context.folder, make_trial(tmp_path / "alone", data, changed(supernet={"drop_path": 0.0}))
     train_here(open_context(alone, read_trial(alone), None))
     first, second = (load_file(f / "supernet.safetensors") for f in (folder, alone))
     for name, value in first.items():
