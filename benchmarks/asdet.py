@@ -9,12 +9,8 @@ machine's speed meets all of them; what counts are the ratios.
 
 import argparse
 import itertools
-import json
-import platform
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import harness
+from benchmarks.harness import interleaved
 from models.architecture import OPERATOR_NAMES
 from models.asdet import ASDetNet, initial_alphas, softmax_shares
 from models.cell_space import CellSpace
@@ -82,23 +80,6 @@ def step(form: str, kind: str, size: int, device: torch.device, batch: int = BAT
         segmentation_loss(logits, masks, 1, LossSettings()).backward()
 
     return run
-
-
-def interleaved(runs: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, dict[str, float]]:
-    """Return milliseconds per name: median, least and most of `rounds` after one warm-up, taken in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    return {
-        name: {"median_ms": 1e3 * statistics.median(s), "min_ms": 1e3 * min(s), "max_ms": 1e3 * max(s)}
-        for name, s in seconds.items()
-    }
 
 
 def steps(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -222,7 +203,7 @@ def _compare(rows: dict[str, dict[str, float]], key: str) -> None:
         row["plain_over_this"] = rows["plain"][key] / row[key]
 
 
-PARTS: dict[str, Callable[[argparse.Namespace, torch.device], dict[str, Any]]] = {
+PARTS: dict[str, harness.Part] = {
     "steps": steps,
     "launches": launches,
     "inference": inference,
@@ -231,39 +212,9 @@ PARTS: dict[str, Callable[[argparse.Namespace, torch.device], dict[str, Any]]] =
 
 
 def main() -> None:
-    """Run the parts asked for; a table on standard error, one JSON object on standard output."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.asdet", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="counted runs of each variant, default 7")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads, default 2")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts, default {','.join(PARTS)}")
+    parser = harness.parser_of("benchmarks.asdet", __doc__, PARTS, rounds=7)
     parser.add_argument("--peak-up-to", type=int, default=256, help="largest image whose peak is measured, px")
-    parser.add_argument("--json", type=Path, help="also write the JSON here")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
-    result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": arguments.threads,
-        "torch": torch.__version__,
-        "rounds": arguments.rounds,
-        "shape": f"batch {BATCH}, {CHANNELS} channels",
-    }
-    for name in arguments.only.split(","):
-        result[name] = PARTS[name](arguments, device)
-        _print(name, result[name])
-    text = json.dumps(result, indent=1)
-    if arguments.json:
-        arguments.json.write_text(text)
-    print(text)
-
-
-def _print(title: str, groups: dict[str, Any]) -> None:
-    for group, rows in groups.items():
-        print(f"\n{title}, {group}", file=sys.stderr)
-        for name, row in rows.items():
-            cells = "  ".join(f"{key} {value:,.2f}" for key, value in row.items())
-            print(f"  {name:24s} {cells}", file=sys.stderr)
+    harness.run(parser, PARTS, f"batch {BATCH}, {CHANNELS} channels")
 
 
 if __name__ == "__main__":

@@ -1,26 +1,23 @@
 """Speed of AutoNAD: steps and scoring against fcn_resnet50 of torchvision in the same run; dispatching candidates.
 
-`python -m benchmarks.autonad [--rounds N] [--threads N] [--only steps,scoring,dispatch] [--json FILE]`
+`python -m benchmarks.autonad [--rounds N] [--threads N] [--only steps,scoring,dispatch,scaling] [--json FILE]`
 
 Absolute times do not carry over from machine to machine; what counts are the ratios. Variants are timed in turn.
 """
 
 import argparse
-import json
-import platform
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 from torchvision.models.segmentation import fcn_resnet50
 
-from benchmarks.asdet import interleaved
+from benchmarks import harness
+from benchmarks.harness import interleaved
 from models.autonad import AutoNADNet, Room
 from models.hybrid_architecture import HybridArchitecture
 from models.hybrid_space import HybridSpace
@@ -152,38 +149,56 @@ def dispatch(arguments: argparse.Namespace, device: torch.device) -> dict[str, A
     return {f"candidates of {SLEEP_S} s": rows}
 
 
-PARTS = {"steps": steps, "scoring": scoring, "dispatch": dispatch}
+def scaling(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Score random subnets by one actor and by one for each core, of one thread each: candidates per second."""
+    import os
+
+    from clusters.connect import connected
+    from clusters.executor import ray_pool
+
+    space = HybridSpace()
+    drawn = [space.sample(random.Random(seed)) for seed in range(16)]
+
+    def make() -> Callable[[int], int]:
+        torch.manual_seed(0)
+        supernet = AutoNADNet(Room.of_space(space), in_channels=1, classes=CLASSES).eval()
+        tiles = [(torch.randn(8, 1, SIZE, SIZE), torch.randint(0, CLASSES + 1, (8, SIZE, SIZE)))] * 2
+        scorer = Scorer(supernet, tiles, ("a", "b", "c"))
+
+        def score(number: int) -> int:
+            scorer.score(drawn[number])
+            return os.getpid()
+
+        return score
+
+    cores = len(os.sched_getaffinity(0))
+    seconds: dict[int, list[float]] = {}
+    for actors in sorted({1, cores}):
+        with connected("none", cpus=cores), ray_pool(make, actors=actors, cpus=1, threads=1) as pool:
+            ready: set[int] = set()
+            while len(ready) < actors:
+                ready |= {outcome.value for outcome in pool.map([0] * 2 * actors)}
+            for _ in range(arguments.rounds):
+                start = time.perf_counter()
+                list(pool.map(range(len(drawn))))
+                seconds.setdefault(actors, []).append(time.perf_counter() - start)
+    rows = {}
+    for actors, found in seconds.items():
+        rows[f"{actors} actors"] = {
+            "candidates_per_s": len(drawn) / statistics.median(found),
+            "min": len(drawn) / max(found),
+            "max": len(drawn) / min(found),
+            "over_one_actor": statistics.median(seconds[1]) / statistics.median(found),
+        }
+    return {f"16 images of {SIZE} px, {len(drawn)} subnets": rows}
+
+
+PARTS: dict[str, harness.Part] = {"steps": steps, "scoring": scoring, "dispatch": dispatch, "scaling": scaling}
 
 
 def main() -> None:
-    """Run the parts asked for; a table on standard error, one JSON object on standard output."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.autonad", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="counted runs of each variant, default 5")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads, default 2")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts, default {','.join(PARTS)}")
-    parser.add_argument("--json", type=Path, help="also write the JSON here")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
-    result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": arguments.threads,
-        "torch": torch.__version__,
-        "rounds": arguments.rounds,
-        "shape": f"batch {BATCH}, {SIZE} x {SIZE}",
-    }
-    for name in arguments.only.split(","):
-        result[name] = PARTS[name](arguments, device)
-        for group, rows in result[name].items():
-            print(f"\n{name}, {group}", file=sys.stderr)
-            for label, row in rows.items():
-                cells = "  ".join(f"{key} {value:,.2f}" for key, value in row.items())
-                print(f"  {label:24s} {cells}", file=sys.stderr)
-    text = json.dumps(result, indent=1)
-    if arguments.json:
-        arguments.json.write_text(text)
-    print(text)
+    parser = harness.parser_of("benchmarks.autonad", __doc__, PARTS, rounds=5)
+    harness.run(parser, PARTS, f"batch {BATCH}, {SIZE} x {SIZE}")
 
 
 if __name__ == "__main__":
