@@ -184,6 +184,8 @@ def _contradictions(launch: Launch) -> Iterator[Problem]:
         if launch.resources.workers > 1 and batch < least:
             text = f"{batch} tiles for {launch.resources.workers} workers; needed is at least {least}"
             yield Problem((section, "batch"), text)
+    if not re.fullmatch(r"([\w./-]+=[\w.-]+)?", launch.latency.node):
+        yield Problem(("latency", "node"), f"{launch.latency.node!r} is not allowed; allowed: a label, as KEY=VALUE")
     if launch.resources.least_workers > launch.resources.workers:
         text = f"{launch.resources.least_workers} is more than resources.workers, {launch.resources.workers}"
         yield Problem(("resources", "least_workers"), text)

@@ -13,6 +13,7 @@ from typing import Any
 from clusters.executor import MakeWorker, Pool, ray_pool, serial_pool
 from orchestrator.resources import TooFewResourcesError
 from search.context import Context
+from search.errors import InputError
 from search.finetune import Weights
 from search.hybrid_trial import run_hybrid_trial, train_here
 from search.hybrid_workers import Hands
@@ -21,8 +22,13 @@ from search.trial import read_trial
 
 _RETRIES = 2
 _DRIVERS = 0.1
+_SLOT = "latency_slot"
 _ANYWHERE = {"scheduling_strategy": "SPREAD"}
 """Also outside of what Tune set aside for the trial, which only drives."""
+
+
+class NodeMissing(InputError):
+    """The cluster does not have the node that latency is to be measured on."""
 
 
 def run_trial(folder: Path, emit: Emit | None) -> dict[str, Any]:
@@ -62,19 +68,18 @@ def ray_hands(context: Context) -> Hands:
     scorers = int(trial.get("scorers") or gpus or max(1, cpus // context.threads))
 
     def pool(make_worker: MakeWorker, kind: str) -> AbstractContextManager[Pool]:
-        if kind == "measure":
-            # Half a GPU, so that it finds room beside scorers; they rest while it measures.
-            actors, cpus_each, gpus_each = 1, 0.0, 0.5
-        else:
-            actors, cpus_each, gpus_each = scorers, float(min(context.threads, cpus)), 0.5
+        measures, latency = kind == "measure", context.settings.latency
+        # Half a GPU, so that who measures finds room beside scorers; they rest while it measures.
+        gpus_each = 0.5 if gpus and not (measures and latency.device == "cpu") else 0
         return ray_pool(
             make_worker,
-            actors=actors,
-            cpus=0 if gpus else cpus_each,
-            gpus=gpus_each if gpus else 0,
+            actors=1 if measures else scorers,
+            cpus=0 if gpus or measures else float(min(context.threads, cpus)),
+            gpus=gpus_each,
             threads=context.threads,
             retries=_RETRIES,
-            options=_ANYWHERE,
+            timeout_s=None if kind == "retrain" else context.settings.evolution.timeout or None,
+            options=probe_options(latency.node) if measures and latency.node else _ANYWHERE,
         )
 
     def share(weights: Weights) -> Any:
@@ -90,6 +95,29 @@ def ray_hands(context: Context) -> Hands:
             train_with_ray(context, workers, least=min(least, workers), cpus=each, gpu=bool(gpus))
 
     return Hands(train, pool, share)
+
+
+def probe_options(node: str) -> dict[str, Any]:
+    """Return the options of an actor that measures on the node with a label, and there alone if it declares a slot.
+
+    Args:
+        node: KEY=VALUE. A node that has the custom resource `latency_slot` lets no second one measure beside it.
+
+    Raises:
+        NodeMissing: no node of the connected Ray has the label; an actor would wait for it for ever.
+    """
+    import ray
+
+    key, _, value = node.partition("=")
+    alive = [n for n in ray.nodes() if n["Alive"]]
+    there = [n for n in alive if n["Labels"].get(key) == value]
+    if not there:
+        own = sorted({f"{k}={v}" for n in alive for k, v in n["Labels"].items() if not k.startswith("ray.io/")})
+        raise NodeMissing(
+            f"latency.node: no node of the cluster has the label {node}; there are {', '.join(own) or 'no labels'}"
+        )
+    slot = {"resources": {_SLOT: 1}} if all(_SLOT in n["Resources"] for n in there) else {}
+    return {"label_selector": {key: value}, **slot}
 
 
 def _fetched(reference: Any) -> Weights:

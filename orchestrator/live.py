@@ -183,6 +183,8 @@ def _turn(before: Standing, after: Standing, event: Mapping[str, Any]) -> str | 
             best = "none feasible" if event["miou"] is None else f"best mIoU {100 * event['miou']:.1f} %"
             said = f"{event['strategy']}, generation {event['generation']}/{event['generations']}"
             return f"{said}: {event['scored']} of {event['candidates']} scored, {best}"
+        case "quarantined":
+            return f"candidate {event['digest'][:8]} left out: {event['error']}"
         case "finalist":
             return f"finalist {event['done']}/{event['of']}: test mIoU {100 * event['miou']:.1f} %"
         case "architecture":

@@ -27,6 +27,9 @@ from search.context import Context
 from search.errors import InputError
 
 _FOLLOW_S = 0.5
+_LONGEST_WAIT_S = 600
+"""For the others of the group, in a step; a worker that hangs is then found and the group begun again."""
+
 FAILURES = 3
 
 
@@ -60,7 +63,7 @@ def train_with_ray(
     trainer = TorchTrainer(
         _loop,
         train_loop_config={"folder": str(context.folder)},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=_LONGEST_WAIT_S),
         scaling_config=ScalingConfig(
             num_workers=workers if least == workers else (least, workers),
             use_gpu=gpu,

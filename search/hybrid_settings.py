@@ -65,6 +65,7 @@ class LatencySettings:
     """How latency is measured, and the prior made of it (Sec. IV-D, Fig. 5)."""
 
     device: str = setting("auto", "where it is measured: auto (as the search), cpu, cuda, cuda:N")
+    node: str = setting("", "label of the cluster's node that measures, as defectnas/device=t4; empty: any node")
     batch: int = setting(1, "images per pass, as deployed", unit="images", ge=1)
     warmup: int = setting(3, "passes before the clock starts", unit="passes", ge=0)
     repeats: int = setting(15, "timed passes, whose median counts", unit="passes", ge=1)
@@ -97,6 +98,12 @@ class EvolutionSettings:
     baseline: bool = setting(False, "beside it a random search of equal cost on the same supernet")
     latency_limit_ms: float = setting(0.0, "slower candidates are out; 0: no limit", unit="ms", ge=0)
     parameter_limit: int = setting(0, "larger candidates are out; 0: no limit", unit="parameters", ge=0)
+    timeout: float = setting(
+        600.0,
+        "most that measuring or scoring one candidate takes; then its worker is replaced and it is tried again; 0: any",
+        unit="s",
+        ge=0,
+    )
     mac_limit: float = setting(0.0, "costlier candidates are out; 0: no limit", unit="GMACs", ge=0)
 
 

@@ -156,6 +156,10 @@ def _evolve(
 
     def after(generation: Generation, search: Search) -> None:
         write_table(context.folder / f"{name}.parquet", search.candidates.values(), search.points)
+        for candidate in search.candidates.values():
+            if candidate.generation == generation.number and candidate.error is not None:
+                told = {"digest": candidate.digest, "number": candidate.number, "error": candidate.error}
+                _write_once(context, "quarantined", ("digest",), phase="evolve", **told)
         values = dataclasses.asdict(generation)
         _write_once(
             context,

@@ -61,6 +61,7 @@ def from_file(folder: Path, text: str) -> Launch:
         ("network: {fusion_reduction: 993}", "network.fusion_reduction: 993 leaves no hidden unit of the 992 channels joined; needed is at most 992"),
         ("runtime: {device: gpu}", "runtime.device: 'gpu' is not allowed; allowed: auto, cpu, cuda, cuda:N"),
         ("{runtime: {device: 'cuda:1'}, resources: {workers: 2}}", "runtime.device: cuda:1 is one device for 2 workers; give auto"),
+        ("latency: {node: t4}", "latency.node: 't4' is not allowed; allowed: a label, as KEY=VALUE"),
         ("{resources: {least_workers: 2}}", "resources.least_workers: 2 is more than resources.workers, 1"),
         ("{search: {batch: 4}, retrain: {batch: 8}, resources: {workers: 4}}", "search.batch: 4 tiles for 4 workers; needed is at least 8"),
         ("{method: random, baseline: random}", "baseline: random is the method itself; allowed: none"),

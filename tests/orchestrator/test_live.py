@@ -46,6 +46,11 @@ def test_lines_tell_turns_and_not_every_epoch():
     ]
 
 
+def test_a_candidate_that_is_left_out_is_named():
+    _, text = watched("lines", {"event": "quarantined", "digest": "ab" * 32, "number": 3, "error": "tried 3 times: no"})
+    assert text.splitlines()[-1].endswith("A-s0: candidate abababab left out: tried 3 times: no")
+
+
 def test_a_stream_that_is_no_terminal_gets_lines():
     assert watched("auto", STAGE)[1] == watched("lines", STAGE)[1]
 
