@@ -1,0 +1,196 @@
+"""What `benchmarks.faults` injects faults into: a small AutoNAD search, its undisturbed course, and how two compare."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import Layer, resolve
+from search.context import Context
+from search.data.pack import build_pack
+from search.data.readers import open_dataset
+from search.data.synthetic import write_dataset
+from search.hybrid_workers import Hands
+from search.settings import Settings
+
+TINY: dict[str, Any] = {
+    "method": "autonad",
+    "data": {"image_size": 32, "task": "multiclass", "augment": ["hflip"]},
+    "space": {
+        "widths": [[32], [32, 64], [64], [64]],
+        "depths": [[1, 2]] * 4,
+        "ratios": [[2.0]] * 4,
+        "decoder_width": 32,
+    },
+    # Stochastic depth drops other samples where a batch is divided among workers.
+    "supernet": {
+        "epochs": 6,
+        "warmup_epochs": 1,
+        "batch": 4,
+        "steps": 4,
+        "validate_every": 2,
+        "probes": 1,
+        "drop_path": 0,
+    },
+    "latency": {"records": 6, "repeats": 1, "warmup": 0},
+    "evolution": {"population": 8, "generations": 4, "children": 6, "parents": 3, "timeout": 30},
+    "finetune": {"epochs": 3, "steps": 2, "batch": 4, "finalists": 2, "lr": 1e-3},
+    "runtime": {"threads": 1, "device": "cpu"},
+}
+NAME = "images-s0"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where faults are injected.
+
+    Attributes:
+        root: folder of everything.
+        data: the data set.
+        whole: folder of the run that nothing disturbed; every other run replays its latencies.
+    """
+
+    root: Path
+    data: Path
+    whole: Path
+
+    def trial(self, name: str, **changes: dict[str, Any]) -> Path:
+        """Make the folder of a trial that replays the latencies of the undisturbed one; return it."""
+        return make_trial(self.root / name / "trials" / NAME, self.data, self.settings(**changes))
+
+    def settings(self, **changes: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of a disturbed run, in sections."""
+        sections = {key: dict(value) if isinstance(value, dict) else value for key, value in TINY.items()}
+        sections["latency"]["replay"] = str(self.whole)
+        for section, values in changes.items():
+            sections[section] |= values
+        return sections
+
+
+def prepare(root: Path) -> Ground:
+    """Make the data set and the undisturbed run, in this process alone."""
+    from orchestrator.hybrid import serial_hands
+    from search.hybrid_trial import run_hybrid_trial
+
+    write_dataset(root / "images", images=24, size=64, seed=0)
+    ground = Ground(root, root / "images", root / "whole")
+    folder = make_trial(ground.whole / "trials" / NAME, ground.data, TINY)
+    run_hybrid_trial(folder, None, serial_hands)
+    return ground
+
+
+def make_trial(folder: Path, data: Path, sections: dict[str, Any]) -> Path:
+    """Make the folder of a trial of these settings; return it."""
+    launch = resolve([Layer("benchmark", {**sections, "data_sets": [{"path": str(data)}]})], budget="smoke")
+    settings: Settings = launch.trials()[0].settings
+    pack = build_pack(open_dataset(data), settings.data, 0, data.parent / "packs")
+    folder.mkdir(parents=True)
+    trial = {"method": "autonad", "data": data.name, "name": data.name, "pack": str(pack.folder)}
+    (folder / "trial.json").write_text(json.dumps({**trial, "settings": settings.to_dict()}))
+    return folder
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a disturbed trial: whether it came to its end, what it lost, and whether it found the same."""
+
+    survived: bool
+    lost: int
+    same: bool
+
+
+def judge(ground: Ground, folder: Path) -> Verdict:
+    """Compare a trial with the undisturbed one."""
+    whole = ground.whole / "trials" / NAME
+    if not (folder / "metrics.json").exists():
+        return Verdict(False, 0, False)
+    first, second = (json.loads((f / "metrics.json").read_text()) for f in (whole, folder))
+    asked, found = (_scores(f / "candidates.jsonl") for f in (whole, folder))
+    same = asked == found and all(first[k] == second[k] for k in ("architecture_digest", "miou", "mf1", "iou"))
+    return Verdict(True, len(asked.keys() - found.keys()), same)
+
+
+def _scores(path: Path) -> dict[str, Any]:
+    rows = map(json.loads, path.read_text().splitlines())
+    return {c["digest"]: (c["number"], (c["score"] or {}).get("miou")) for c in rows}
+
+
+@contextmanager
+def cluster(nodes: int = 2, **head: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """Offer a Ray of several nodes, real processes all, on this machine: the cluster and its nodes but the head."""
+    import logging
+
+    from clusters import connect  # noqa: F401 - sets what Ray reads on import
+
+    import ray  # isort: skip
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **head})
+    try:
+        added = [made.add_node(num_cpus=1, **head) for _ in range(nodes)]
+        ray.init(address=made.address, logging_level=logging.ERROR, log_to_driver=False)
+        made.wait_for_nodes()
+        yield made, added
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def processes_named(name: str) -> list[int]:
+    """Return the processes of this machine whose title has a text in it, as Ray's workers have."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if name.encode() in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return sorted(found)
+
+
+def kill_one(name: str, generator: random.Random) -> bool:
+    """Kill one process with a title, drawn at random; return whether there was one."""
+    found = processes_named(name)
+    if found:
+        os.kill(generator.choice(found), signal.SIGKILL)
+    return bool(found)
+
+
+def faulty_hands(context: Context, *, of: Callable[[Context], Hands], fault: str, digest: str) -> Hands:
+    """Return hands whose scorers fail at one candidate: "hang" once, or "poison", dying of it each time."""
+    hands = of(context)
+
+    def pool(make_worker: Any, kind: str) -> Any:
+        broken = partial(_make_faulty, make_worker, fault, digest, context.folder / "fault.mark")
+        return hands.pool(broken if kind == "score" else make_worker, kind)
+
+    return Hands(hands.train, pool, hands.share)
+
+
+def _make_faulty(make_worker: Any, fault: str, digest: str, mark: Path) -> Callable[[Any], Any]:
+    work = make_worker()
+
+    def score(architecture: Any) -> Any:
+        if architecture.digest() == digest:
+            if fault == "poison":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if not mark.exists():
+                mark.touch()
+                time.sleep(10_000)
+        return work(architecture)
+
+    return score
+
+
+def defectnas(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
+    """Start the command line in a process group of its own."""
+    command = [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, **{**pipes, "start_new_session": True, **options})
