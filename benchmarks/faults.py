@@ -206,9 +206,9 @@ KINDS: dict[str, Inject] = {
     "driver killed": driver_killed,
     "evaluator killed": evaluator_killed,
     "DDP rank killed": rank_killed,
-    "node removed, supernet": partial(node_removed, event="epoch"),
-    "node removed, evolution": partial(node_removed, event="generation"),
-    "node removed, retraining": partial(node_removed, event="architecture"),
+    "node removed in training": partial(node_removed, event="epoch"),
+    "node removed in evolution": partial(node_removed, event="generation"),
+    "node removed in retraining": partial(node_removed, event="architecture"),
     "object store full": store_full,
     "checkpoint truncated": partial(checkpoint_damaged, how="truncated"),
     "checkpoint bit turned": partial(checkpoint_damaged, how="bit"),
@@ -314,7 +314,7 @@ def main() -> None:
             for number in range(times):
                 try:
                     generator = random.Random(f"{arguments.seed}/{kind}/{number}")
-                    verdict = KINDS[kind](ground, f"{kind}-{number}".replace(" ", "-").replace(",", ""), generator)
+                    verdict = KINDS[kind](ground, f"{kind}-{number}".replace(" ", "-"), generator)
                 except Exception as error:  # a fault that was not survived is a result, not the end of the benchmark
                     row["errors"].append(f"{type(error).__name__}: {error}"[:2000])
                     continue
