@@ -1,5 +1,6 @@
 """Driving a strategy: nothing twice, nothing lost, the same history whoever works and however it was cut off."""
 
+import itertools
 import json
 import random
 from dataclasses import dataclass, replace
@@ -178,6 +179,38 @@ def test_finalists_are_the_best_or_the_front(tmp_path):
         for other in search.candidates.values():
             a, b = objectives_of(other), objectives_of(one)
             assert not (all(x <= y for x, y in zip(a, b, strict=True)) and a != b)
+
+
+@pytest.mark.parametrize("strategy", ["evolution", "pareto"])
+def test_spread_finalists_come_from_all_over_the_ranking(tmp_path, strategy):
+    search, _ = run(tmp_path, World(failing=(1,)), replace(SETTINGS, strategy=strategy))
+    ranking = sorted(search.points, key=search.points.get, reverse=True)
+    assert 7 < len(ranking) < len(search.candidates)
+    last, middle = len(ranking) - 1, round((len(ranking) - 1) / 2)
+    for count, places in ((0, [0]), (1, [0]), (2, [0, last]), (3, [0, middle, last])):
+        found = [c.digest for c in finalists(search, strategy, count, spread=True)]
+        assert found == [ranking[place] for place in places]
+
+
+@pytest.mark.parametrize("count", range(1, 40))
+def test_spread_finalists_are_as_many_as_asked_in_steps_that_hardly_differ(tmp_path, count):
+    search, _ = run(tmp_path, World())
+    ranking = sorted(search.points, key=search.points.get, reverse=True)
+    places = [ranking.index(c.digest) for c in finalists(search, "evolution", count, spread=True)]
+    # A search that scored fewer than are asked for retrains all, each once.
+    assert len(set(places)) == len(places) == min(count, len(ranking))
+    assert places[0] == 0
+    steps = [after - before for before, after in itertools.pairwise(places)]
+    assert all(0 < step <= min(steps) + 1 for step in steps)
+    if count > 1:
+        assert places[-1] == len(ranking) - 1
+
+
+def test_of_one_scored_candidate_the_spread_is_that_one(tmp_path):
+    search, _ = run(tmp_path, World())
+    alone = replace(search, candidates={search.best: search.candidates[search.best]}, front=(search.best,))
+    assert [c.digest for c in finalists(alone, "pareto", 5, spread=True)] == [search.best]
+    assert finalists(replace(search, candidates={}, best=None, front=()), "evolution", 5, spread=True) == []
 
 
 def test_the_table_has_a_row_for_each_candidate(tmp_path):
