@@ -52,6 +52,15 @@ def resolve_uri(uri: str, runs: Path) -> str:
     return f"sqlite:///{Path(path).resolve()}"
 
 
+def database_file(uri: str) -> Path | None:
+    """Return the file of a SQLite store, None for a store of another kind.
+
+    Args:
+        uri: as `resolve_uri` returns it.
+    """
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
+
+
 def ui_command(runs: Path, port: int, host: str = "127.0.0.1") -> list[str]:
     """Return the command that serves MLflow's UI on the embedded store; run it with `ENVIRONMENT` added.
 

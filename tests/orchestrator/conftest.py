@@ -1,10 +1,13 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow_stores import client_of
 
 from orchestrator.runs import RunRecord, TrialRecord, create_run
+from orchestrator.tracking_uri import embedded_uri
 from search.data.synthetic import write_dataset
 from search.settings import Settings
 
@@ -40,3 +43,20 @@ def finish() -> Callable[..., None]:
         (run / "trials" / name / "metrics.json").write_text(json.dumps(values))
 
     return write
+
+
+@pytest.fixture(scope="session")
+def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store as MLflow makes it, which takes seconds; tests copy it."""
+    folder = tmp_path_factory.mktemp("migrated")
+    client_of(embedded_uri(folder)).search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def runs(tmp_path: Path, migrated_store: Path) -> Path:
+    """A folder of runs, with a space in its name, beside whose runs lies an empty embedded store."""
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    shutil.copy(migrated_store, folder / "mlflow.db")
+    return folder

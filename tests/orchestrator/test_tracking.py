@@ -3,13 +3,12 @@
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlflow_stores import (
+    FIRST_OPENED,
+    artifact_text,
+    artifacts,
+    client_of,
+    curve,
+    free_port,
+    parents_and_children,
+    stored_runs,
+    trial_run,
+)
 from synthetic_ledgers import append_ledger, finish_trial, make_events, make_run, write_ledger
 
 from orchestrator.ledger_reader import LedgerTail
@@ -32,10 +42,10 @@ from orchestrator.tracking import (
     ui_command,
 )
 from orchestrator.tracking_run import count_unsent
+from orchestrator.tracking_uri import database_file
 from orchestrator.tracking_values import Sent, metric_key, summary_note, summary_values, without_secrets
 
-# Of MLflow's own, when it first opens a database.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+pytestmark = pytest.mark.filterwarnings(FIRST_OPENED)
 
 EVENTS = make_events(epochs=2, keep=(7, 1), retrain=3)
 PLAIN = [e for e in EVENTS if e["event"] not in ("pruned", "architecture")]
@@ -44,85 +54,11 @@ EPOCHS = [e for e in EVENTS if e["event"] == "epoch"]
 SEARCH = [e for e in EPOCHS if e["phase"] == "search"]
 
 
-@pytest.fixture(scope="session")
-def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite store as MLflow makes it, which takes seconds; tests copy it."""
-    folder = tmp_path_factory.mktemp("migrated")
-    client_of(embedded_uri(folder)).search_experiments()
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def runs(tmp_path: Path, migrated_store: Path) -> Path:
-    """A folder of runs, with a space in its name, beside whose runs lies an empty embedded store."""
-    folder = tmp_path / "my runs"
-    folder.mkdir()
-    shutil.copy(migrated_store, folder / "mlflow.db")
-    return folder
-
-
-def client_of(uri: str) -> Any:
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
-
-
-def stored_runs(uri: str) -> list[Any]:
-    client = client_of(uri)
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
-
-
-def parents_and_children(uri: str) -> tuple[list[Any], dict[str, list[Any]]]:
-    """Return the launches' runs, and below the id of each the runs of its trials."""
-    parents = [r for r in stored_runs(uri) if "mlflow.parentRunId" not in r.data.tags]
-    children: dict[str, list[Any]] = {parent.info.run_id: [] for parent in parents}
-    for run in stored_runs(uri):
-        if "mlflow.parentRunId" in run.data.tags:
-            children[run.data.tags["mlflow.parentRunId"]].append(run)
-    return parents, children
-
-
-def trial_run(uri: str, name: str) -> Any:
-    [found] = [r for r in stored_runs(uri) if r.data.tags.get("defectnas.trial") == name]
-    return found
-
-
-def curve(uri: str, run: Any, key: str) -> list[tuple[int, float]]:
-    """Return (step, value) of every point that the store has, repetitions included."""
-    history = client_of(uri).get_metric_history(run.info.run_id, key)
-    return sorted((metric.step, metric.value) for metric in history)
-
-
-def artifacts(uri: str, run: Any) -> set[str]:
-    client = client_of(uri)
-
-    def below(path: str | None) -> Iterator[str]:
-        for item in client.list_artifacts(run.info.run_id, path):
-            if item.is_dir:
-                yield from below(item.path)
-            else:
-                yield item.path
-
-    return set(below(None))
-
-
-def artifact_text(uri: str, run: Any, path: str, tmp_path: Path) -> str:
-    return Path(client_of(uri).download_artifacts(run.info.run_id, path, str(tmp_path))).read_text()
-
-
 def wait_until(holds: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:
     end = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < end, f"not within {limit_s} s: {what}"
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start_server(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
@@ -554,6 +490,8 @@ def test_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(TrackingUriError) as raised:
             resolve_uri(uri, tmp_path)
         assert "s3cret" not in str(raised.value)
+    assert database_file("sqlite:////a/b.db?timeout=9") == Path("/a/b.db")
+    assert database_file("http://127.0.0.1:5000") is None
     command = ui_command(tmp_path, 5001)
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert embedded_uri(tmp_path) in command
