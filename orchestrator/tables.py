@@ -42,33 +42,47 @@ def trials_table(trials: Sequence[TrialResult], width: int = WIDE) -> Table:
         found = random.get((trial.data, trial.seed)) if trial.method != "random" else None
         return percent(found.metrics.get("iou")) if found else ""
 
+    def score(name: str) -> Callable[[TrialResult], str]:
+        return lambda trial: percent(trial.metrics.get(name))
+
+    notes: list[str] = []
+
+    def noted(label: str, note: str) -> str:
+        """Return the label with the mark of a new note where it has a #."""
+        mark = "¹²³⁴"[len(notes)]
+        notes.append(f"{mark} {note}")
+        return label.replace("#", mark)
+
+    if any("miou" in trial.metrics for trial in trials):
+        # What AutoNAD is compared by, with the background among the classes; there is no room for all.
+        scores = [Column("mIoU\n%", score("miou")), Column("mF1\n%", score("mf1")), Column("IoU\n%", score("iou"))]
+    else:
+        scores = [Column("IoU\n%", score("iou")), Column("F1\n%", score("f1"))]
+        scores.append(Column(noted("PA#\n%", "two-class mean IoU"), score("pa")))
+    macs = noted("MACs#\nG", "of one image of the size trained on; FLOPs = 2 x MACs")
+    nothing = noted("None#\nIoU %", "of predicting no defect at all")
     columns = [
         Column("Data", lambda trial: trial.data, "left"),
         Column("Seed", lambda trial: str(trial.seed)),
         Column("Method", lambda trial: trial.method, "left"),
         Column("State", lambda trial: _coloured(trial.state), "left"),
-        Column("IoU\n%", lambda trial: percent(trial.metrics.get("iou"))),
-        Column("F1\n%", lambda trial: percent(trial.metrics.get("f1"))),
-        Column("PA¹\n%", lambda trial: percent(trial.metrics.get("pa"))),
+        *scores,
         Column("Param.\nM", lambda trial: scaled(trial.metrics.get("parameters"), 1e6)),
-        Column("MACs²\nG", lambda trial: scaled(trial.metrics.get("macs"), 1e9)),
+        Column(macs, lambda trial: scaled(trial.metrics.get("macs"), 1e9)),
         Column("Search\nh:m:s", lambda trial: _time(trial.metrics.get("search_seconds"))),
         Column("Retrain\nh:m:s", lambda trial: _time(trial.metrics.get("retrain_seconds")), wide_only=True),
-        Column("None³\nIoU %", lambda trial: percent(trial.metrics.get("nothing", {}).get("iou_image"))),
+        Column(nothing, lambda trial: percent(trial.metrics.get("nothing", {}).get("iou_image"))),
     ]
-    notes = ["¹ two-class mean IoU", "² of one image of the size trained on; FLOPs = 2 x MACs"]
-    notes.append("³ of predicting no defect at all")
-    if any("miou" in trial.metrics for trial in trials):
-        # What AutoNAD is compared by, with the background among the classes.
-        columns[4:4] = [
-            Column("mIoU\n%", lambda trial: percent(trial.metrics.get("miou"))),
-            Column("mF1\n%", lambda trial: percent(trial.metrics.get("mf1"))),
-        ]
+    always = len(notes)
     if compared:
-        columns.append(Column("Random⁴\nIoU %", rival, wide_only=True))
-        notes.append("⁴ of a random architecture, trained the same")
+        random_iou = noted("Random#\nIoU %", "of a random architecture, trained the same")
+        columns.append(Column(random_iou, rival, wide_only=True))
+    elif any("random" in trial.metrics for trial in trials):
+        # AutoNAD has its baseline inside of the trial.
+        drawn = noted("Random#\nmIoU %", "of the best of a random search of equal cost, retrained the same")
+        columns.append(Column(drawn, lambda t: percent(t.metrics.get("random", {}).get("miou")), wide_only=True))
     table = plain_table(columns, trials, width)
-    table.caption = "\n".join(notes if width >= WIDE else notes[:3])
+    table.caption = "\n".join(notes if width >= WIDE else notes[:always])
     table.caption_justify = "left"
     return table
 

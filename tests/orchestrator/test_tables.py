@@ -48,6 +48,36 @@ def test_a_trial_of_autonad_is_shown_with_its_means_over_classes(make_run, finis
     assert row[4:7] == ["62.5", "75.0", "50.0"]
 
 
+def test_the_random_baseline_of_autonad_has_a_column_where_a_trial_has_one(make_run, finish):
+    run = make_run("A", "B")
+    finish(run, "A-s0", miou=0.625, mf1=0.75)
+    finish(run, "B-s0", miou=0.5, mf1=0.5)
+    assert "andom" not in shown(trials_table(result_of(run).trials))
+    finish(run, "A-s0", miou=0.625, mf1=0.75, random={"miou": 0.5625, "iou": 0.25})
+    table = trials_table(result_of(run).trials)
+    label, *cells = [str(table.columns[-1].header), *table.columns[-1].cells]
+    assert (label, cells) == ("Random³\nmIoU %", ["56.2", ""])
+    text = shown(table)
+    assert "³ of the best of a random search of equal cost, retrained the same" in text
+    row = next(line.split() for line in text.splitlines() if "done" in line)
+    assert (row[0], row[4], row[-1]) == ("A", "62.5", "56.2")
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_table_of_autonad_fits_its_terminal(make_run, finish, width):
+    run = make_run("KolektorSDD")
+    more = {"search_seconds": 36_061.0, "retrain_seconds": 36_061.0, "nothing": {"iou_image": 0.125}}
+    finish(run, "KolektorSDD-s0", miou=0.625, mf1=0.75, random={"miou": 0.5625}, **more)
+    text = shown(trials_table(result_of(run).trials, width), width)
+    row = next(line.split() for line in text.splitlines() if "done" in line)
+    least = ["0", "asdet", "done", "62.5", "75.0", "50.0", "1.000", "2.000", "10:01:01"]
+    assert row[1:] == [*least, *(["10:01:01", "12.5", "56.2"] if width == 100 else ["12.5"])]
+    assert ("random search" in text) == (width == 100)
+    marks = {mark: text.count(mark) for mark in "¹²³⁴"}
+    # Each mark is at its column and at its note.
+    assert marks == {"¹": 2, "²": 2, "³": 2 if width == 100 else 0, "⁴": 0}
+
+
 def test_several_seeds_are_shown_as_mean_and_spread(tmp_path, finish):
     records = [TrialRecord(f"A-s{k}", "A", k, "asdet") for k in range(3)] + [TrialRecord("B-s0", "B", 0, "asdet")]
     record = RunRecord("r", "asdet", "2026-01-01T00:00:00+00:00", "test", "0", tuple(records))
