@@ -21,7 +21,7 @@ from orchestrator.live import Watch
 from orchestrator.pipeline import launch_of, launch_run, override, run_trials
 from orchestrator.pipeline import tracking_uri as resolved_tracking_uri
 from orchestrator.report import RunResult, result_of, results_in
-from orchestrator.runs import find_run
+from orchestrator.runs import RunNotFoundError, RunRecord, find_run, read_run
 from search.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ RUNS = Path("runs")
 
 
 class NoStoreError(InputError):
-    """There is no MLflow store beside the runs."""
+    """There is no MLflow store beside the runs, or where one was said to be."""
 
 
 class PortInUseError(InputError):
@@ -234,7 +234,8 @@ def compare(
     """Return the architectures of runs side by side, read back from MLflow.
 
     Args:
-        names: ids of runs, or paths of their folders; a run whose folder is not here is looked for in the store.
+        names: ids of runs, or paths of their folders; a run whose folder is not here is looked for in the store by
+            its id, the youngest where several have it.
         runs: the folder of runs.
         tracking_uri: of the store; None: the embedded one beside the runs.
         experiment: in it; None: that of the settings.
@@ -247,14 +248,19 @@ def compare(
     from orchestrator.comparison import read_comparison
     from orchestrator.drawing_comparison import draw_comparison
     from orchestrator.tracking import MlflowStore, StoreAwayError, StoreRefusedError, resolve_uri
+    from orchestrator.tracking_uri import database_file
 
     uri = resolve_uri(tracking_uri or "", runs.resolve())
-    if not tracking_uri and not (runs / "mlflow.db").is_file():
-        raise NoStoreError(f"{runs}: no MLflow store there (mlflow.db); it begins with the first tracked run")
-    ids = [Path(name).name if (Path(name) / "run.json").is_file() else name for name in names]
+    # MLflow would make the database, and nothing is written where nothing is found.
+    if (file := database_file(uri)) is not None and not file.is_file():
+        where = f"{runs}: no MLflow store there (mlflow.db)" if not tracking_uri else f"{file}: no MLflow store there"
+        raise NoStoreError(f"{where}; it begins with the first tracked run")
+    records = {name: _record_of(name, runs) for name in names}
+    ids = [record.id if record else name for name, record in records.items()]
+    created = {record.id: record.created for record in records.values() if record}
     try:
-        store = MlflowStore(uri, experiment or TrackingSettings().experiment, runs.resolve())
-        comparison = read_comparison(store, ids)
+        store = MlflowStore(uri, experiment or TrackingSettings().experiment, runs.resolve(), create=False)
+        comparison = read_comparison(store, ids, created)
     except (StoreAwayError, StoreRefusedError) as error:
         raise TrackingError(f"the runs could not be read back ({error})") from error
     if picture is not None:
@@ -362,6 +368,14 @@ def data_synthesize(folder: Path, *, images: int = 48, size: int = 96, seed: int
     from search.data.synthetic import write_dataset
 
     return write_dataset(folder, images=images, size=size, seed=seed)
+
+
+def _record_of(name: str, runs: Path) -> RunRecord | None:
+    """Return the record of a run whose folder is here, None for any other."""
+    try:
+        return read_run(find_run(name, runs))
+    except RunNotFoundError:
+        return None
 
 
 def _option_layers(options: Mapping[str, Any]) -> list[Layer]:

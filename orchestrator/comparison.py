@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.tracking_store import FINALIST_TAG, PARENT_TAG, TRIAL_TAG, Store, StoredRun
+from orchestrator.tracking_store import FINALIST_TAG, PARENT_TAG, TRIAL_TAG, TRIALS_TAG, Store, StoredRun
 from search.errors import InputError
 
 _SETTINGS_LEFT_OUT = ("seed", "data_set", "method")
@@ -26,6 +26,7 @@ class Compared:
     Attributes:
         run, trial, data, seed, method: where it is from.
         role: "searched", or "random" for one that was drawn at random.
+        retraining: seed of the retraining, of which an AutoNAD search may have several for one architecture, else None.
         digest: of the architecture.
         architecture: its JSON values.
         iou, miou: on test images, in [0, 1]; miou None where it was not computed (NAS-ASDet).
@@ -42,6 +43,7 @@ class Compared:
     seed: int
     method: str
     role: str
+    retraining: int | None
     digest: str
     architecture: Mapping[str, Any]
     iou: float
@@ -104,7 +106,7 @@ class Comparison:
         runs: their ids.
         panels: one for each data set.
         settings: by dotted key the value in each run, of those settings that are not the same in all.
-        unfinished: trials that were left out because they are not done.
+        unfinished: trials that were left out because they are not done, as run/trial.
     """
 
     runs: tuple[str, ...]
@@ -134,12 +136,14 @@ class Comparison:
         }
 
 
-def read_comparison(store: Store, names: Sequence[str]) -> Comparison:
+def read_comparison(store: Store, names: Sequence[str], created: Mapping[str, str] | None = None) -> Comparison:
     """Return the comparison of runs that a store has.
 
     Args:
         store: where they were tracked.
-        names: ids of runs.
+        names: ids of runs; one that is repeated counts once.
+        created: by id the moment of creation, where it is known: a store that is shared may have several runs of one
+            id. Where it is not known the youngest is taken.
 
     Raises:
         NotTracked: the store does not have one, or none of its trials is done.
@@ -149,12 +153,16 @@ def read_comparison(store: Store, names: Sequence[str]) -> Comparison:
     unfinished: list[str] = []
     settings: dict[str, Mapping[str, str]] = {}
     for name in dict.fromkeys(names):
-        found = [run for run in store.find({"defectnas.run": name}) if TRIAL_TAG not in run.tags]
+        moment = {"defectnas.created": created[name]} if created and name in created else {}
+        found = [run for run in store.find({"defectnas.run": name, **moment}) if TRIAL_TAG not in run.tags]
         if not found:
             raise NotTracked(f"run {name!r} is not in the tracking store; send it there with: defectnas track {name}")
         trials = store.find({PARENT_TAG: found[-1].id})
         done = [trial for trial in trials if trial.status == "FINISHED"]
-        unfinished += [trial.tags[TRIAL_TAG] for trial in trials if trial.status != "FINISHED"]
+        # A trial that has not begun has no run in the store.
+        asked = [*found[-1].tags.get(TRIALS_TAG, "").split(), *(trial.tags[TRIAL_TAG] for trial in trials)]
+        known = {trial.tags[TRIAL_TAG] for trial in done}
+        unfinished += [f"{name}/{trial}" for trial in dict.fromkeys(asked) if trial not in known]
         if not done:
             raise NotTracked(f"run {name!r}: none of its trials is done; go on with: defectnas resume {name}")
         for trial in done:
@@ -185,6 +193,7 @@ def _rows_of(store: Store, name: str, trial: StoredRun) -> Iterator[Compared]:
             seed=int(trial.tags["seed"]),
             method=method,
             role="random" if drawn else "searched",
+            retraining=int(stored.params["retrain_seed"]) if "retrain_seed" in stored.params else None,
             digest=stored.tags["architecture_digest"],
             architecture=json.loads(text),
             iou=metrics["test/iou"],
@@ -206,7 +215,8 @@ def _settings_of(trial: StoredRun) -> dict[str, str]:
 def _common(trials: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return the settings of a run; where its trials differ, all their values."""
     keys = dict.fromkeys(key for trial in trials for key in trial)
-    return {key: " / ".join(dict.fromkeys(trial.get(key, "") for trial in trials)) for key in keys}
+    # Sorted: which trial began first means nothing.
+    return {key: " / ".join(sorted({trial.get(key, "") for trial in trials})) for key in keys}
 
 
 def _panel(data: str, rows: Sequence[Compared]) -> Panel:
@@ -223,7 +233,14 @@ def _panel(data: str, rows: Sequence[Compared]) -> Panel:
 def differing_choices(rows: Sequence[Compared]) -> dict[str, tuple[str, ...]]:
     """Return by place of the network what each architecture has there, of places where not all have the same."""
     choices = [choices_of(row.architecture) for row in rows]
-    places = dict.fromkeys(place for chosen in choices for place in chosen)
+    places: list[str] = []
+    for chosen in choices:
+        # In the order of the network: a place that only a deeper one has follows the one before it there.
+        after = 0
+        for place in chosen:
+            if place not in places:
+                places.insert(after, place)
+            after = places.index(place) + 1
     table = {place: tuple(chosen.get(place, "") for chosen in choices) for place in places}
     return {place: values for place, values in table.items() if len(set(values)) > 1}
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.comparison import Compared, Comparison, Panel, differing_choices
@@ -31,25 +32,37 @@ def comparison_tables(comparison: Comparison, width: int = WIDE) -> Iterator[Tab
 
 def _panel_table(panel: Panel, width: int) -> Table:
     front = {id(panel.rows[index]) for index in panel.front}
+    # Seeds of retrainings say something only where there are several.
+    several = any(row.retraining for row in panel.rows)
+
+    def seeds(row: Compared) -> str:
+        return f"{row.seed}/{row.retraining}" if several and row.retraining is not None else str(row.seed)
+
     columns = [
+        Column("", lambda row: "*" if id(row) in front else "", "left"),
         Column("Run", lambda row: row.run, "left"),
-        Column("Seed", lambda row: str(row.seed)),
-        Column("Method", lambda row: row.method, "left"),
-        Column("Found", lambda row: row.role, "left", wide_only=True),
+        Column("Seed", seeds),
+        Column("Method", lambda row: "random" if row.role == "random" else row.method, "left"),
         Column("Digest", lambda row: row.digest[:8], "left"),
-        Column("Front", lambda row: "*" if id(row) in front else "", "left"),
-        Column("IoU\n%", lambda row: percent(row.iou)),
-        Column("mIoU\n%", lambda row: percent(row.miou)),
-        Column("Inherited\nmIoU %", lambda row: percent(row.inherited_miou), wide_only=True),
-        Column("Latency\nms", _milliseconds),
-        Column("Param.\nM", lambda row: scaled(row.parameters, 1e6)),
+        Column("IoU\n%", lambda row: percent(row.iou), wide_only=panel.score == "miou"),
+        Column("mIoU\n%", lambda row: percent(row.miou), wide_only=panel.score == "iou"),
+        Column("Inher.\nmIoU %", lambda row: percent(row.inherited_miou), wide_only=True),
+        Column("Latency\nms", _milliseconds, wide_only=panel.cost == "macs"),
+        Column("Param.\nM", lambda row: scaled(row.parameters, 1e6), wide_only=True),
         Column("MACs\nG", lambda row: scaled(row.macs, 1e9)),
     ]
-    table = plain_table(columns, panel.rows, width)
+    shown = [column for column in columns if any(column.cell(row) for row in panel.rows)]
+    table = plain_table(shown, panel.rows, width)
+    # Where the terminal is too narrow the names give way, and never the numbers.
+    next(column for column in table.columns if str(column.header) == "Run").no_wrap = False
     table.title, table.title_justify = panel.data, "left"
     name = {"miou": "mIoU", "iou": "IoU"}[panel.score]
-    table.caption = f"* on the front of test {name} and {panel.cost_label}"
-    table.caption_justify = "left"
+    notes = [f"* on the front of test {name} and {panel.cost_label}"]
+    if several:
+        notes.append("seed of the search/of the retraining")
+    if width >= WIDE and any(row.inherited_miou is not None for row in panel.rows):
+        notes.append("inherited mIoU: with the supernet's weights, on validation images")
+    table.caption, table.caption_justify = "\n".join(notes), "left"
     return table
 
 
@@ -57,12 +70,13 @@ def _side_by_side(
     head: str, names: Sequence[str], values: Mapping[str, Sequence[str]], width: int, title: str
 ) -> Table:
     def cell(index: int) -> Callable[[Any], str]:
-        return lambda item: str(item[1][index])
+        # A setting may be a path, with brackets that would be taken for markup.
+        return lambda item: escape(item[1][index])
 
     columns = [Column(head, lambda item: item[0], "left")]
     columns += [Column(name, cell(index), "left") for index, name in enumerate(names)]
     table = plain_table(columns, list(values.items()), width)
-    for column in table.columns:
+    for column in table.columns[1:]:
         column.no_wrap = False
     table.title, table.title_justify = title, "left"
     return table
@@ -70,7 +84,10 @@ def _side_by_side(
 
 def _distinct(rows: Sequence[Compared]) -> list[Compared]:
     """Return the best row of each architecture, in their order."""
-    return list({row.digest: row for row in reversed(rows)}.values())[::-1]
+    best: dict[str, Compared] = {}
+    for row in rows:
+        best.setdefault(row.digest, row)
+    return list(best.values())
 
 
 def _milliseconds(row: Compared) -> str:

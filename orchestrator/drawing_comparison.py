@@ -36,8 +36,9 @@ def draw_comparison(comparison: Comparison, path: Path) -> Path:
 
 
 def _draw_panel(axes: Any, panel: Panel, runs: tuple[str, ...]) -> None:
-    # The best are drawn last, so that none of the front is hidden.
-    for row in reversed(panel.rows):
+    # The front is drawn last, so that none of it is hidden.
+    for index in sorted(range(len(panel.rows)), key=lambda index: (index in panel.front, -index)):
+        row = panel.rows[index]
         colour, drawn = COLOURS[runs.index(row.run) % len(COLOURS)], row.role == "random"
         look = {"marker": "x", "s": 44} if drawn else {"marker": "o", "s": 40, "edgecolors": "white", "linewidths": 0.7}
         axes.scatter([panel.cost_of(row)], [100 * panel.score_of(row)], color=colour, zorder=3, **look)
@@ -62,9 +63,11 @@ def _add_legend(figure: Any, comparison: Comparison) -> None:
         Line2D([], [], marker="o", linestyle="", color=COLOURS[k % len(COLOURS)], label=run)
         for k, run in enumerate(comparison.runs)
     ]
+    found = {row.role for panel in comparison.panels for row in panel.rows}
     kinds = [
-        Line2D([], [], marker="o", linestyle="", color=_FRONT, label="searched"),
-        Line2D([], [], marker="x", linestyle="", color=_FRONT, label="random"),
-        Line2D([], [], linestyle=(0, (4, 3)), color=_FRONT, linewidth=1.1, label="front"),
+        Line2D([], [], marker=marker, linestyle="", color=_FRONT, label=role)
+        for role, marker in (("searched", "o"), ("random", "x"))
+        if role in found
     ]
+    kinds.append(Line2D([], [], linestyle=(0, (4, 3)), color=_FRONT, linewidth=1.1, label="front"))
     figure.legend(handles=[*runs, *kinds], loc="outside lower left", ncols=3, frameon=False, fontsize=8)

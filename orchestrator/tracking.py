@@ -26,10 +26,12 @@ from orchestrator.tracking_run import RunFollower, count_unsent, remember
 from orchestrator.tracking_store import StoreAwayError, StoredRun, StoreRefusedError
 from orchestrator.tracking_uri import ENVIRONMENT, TrackingUriError, embedded_uri, resolve_uri, ui_command
 from orchestrator.tracking_values import Point, without_secrets
+from search.errors import InputError
 
 __all__ = [
     "ENVIRONMENT",
     "MlflowStore",
+    "NoExperimentError",
     "StoreAwayError",
     "StoreRefusedError",
     "Tracker",
@@ -41,6 +43,11 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+
+class NoExperimentError(InputError):
+    """The tracking store has no experiment of this name."""
+
 
 _PARAM_LIMIT, _TAG_LIMIT, _DIGEST_LIMIT, _PER_CALL = 6000, 8000, 36, 100
 _LONGEST_PAUSE_S = 60.0
@@ -168,7 +175,15 @@ class Tracker:
 class MlflowStore:
     """An MLflow tracking server or database, as `tracking_store.Store`."""
 
-    def __init__(self, uri: str, experiment: str, runs: Path, on_answer: Callable[[], None] = lambda: None):
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        runs: Path,
+        on_answer: Callable[[], None] = lambda: None,
+        *,
+        create: bool = True,
+    ):
         """Connect, and create the experiment if it is missing; a new SQLite store takes seconds to be made.
 
         Args:
@@ -176,8 +191,10 @@ class MlflowStore:
             experiment: name of the MLflow experiment.
             runs: the folder of runs; artifacts go to its mlartifacts, unless a server has its own place.
             on_answer: called whenever the store has answered.
+            create: False leaves the store as it is, for who only reads.
 
         Raises:
+            NoExperimentError: the experiment is missing and not to be created.
             StoreAwayError: the store cannot be reached.
             StoreRefusedError: the experiment was deleted.
         """
@@ -188,6 +205,8 @@ class MlflowStore:
             found = self._client.get_experiment_by_name(experiment)
             if found is not None and found.lifecycle_stage != "active":
                 raise StoreRefusedError(f"experiment {experiment!r} was deleted; restore it or choose another name")
+            if found is None and not create:
+                raise NoExperimentError(f"experiment {experiment!r} is not in the store {without_secrets(uri)}")
             served = uri.startswith(("http", "databricks"))
             place = None if served else (runs / "mlartifacts").as_uri()
             # Without its kind, the UI first asks whether this is about language models.

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.files import write_json
 from orchestrator.ledger_reader import read_ledger
 from orchestrator.runs import RunRecord, State, read_run, trial_folder, trial_state
-from orchestrator.tracking_store import PARENT_TAG, TRIAL_TAG, Store, StoredRun
+from orchestrator.tracking_store import PARENT_TAG, TRIAL_TAG, TRIALS_TAG, Store, StoredRun
 from orchestrator.tracking_trial import TrialFollower
 from orchestrator.tracking_values import Sent, points_at, summary_note, summary_values, without_secrets
 
@@ -95,6 +95,7 @@ class RunFollower:
             return found[0]
         start = round(datetime.fromisoformat(record.created).timestamp() * 1000)
         tags = {**_run_tags(record), "method": record.method, "defectnas.folder": str(self._folder)}
+        tags[TRIALS_TAG] = " ".join(trial.name for trial in record.trials)
         return self._store.create(record.id, tags, start)
 
     def _put_config(self) -> None:

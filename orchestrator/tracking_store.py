@@ -10,6 +10,9 @@ from orchestrator.tracking_values import Point
 PARENT_TAG, TRIAL_TAG, FINALIST_TAG = "mlflow.parentRunId", "defectnas.trial", "defectnas.finalist"
 """Tags by which runs of trials and of finalists are found again, below the run of their launch and of their trial."""
 
+TRIALS_TAG = "defectnas.trials"
+"""Tag of a launch's run: the names of its trials, with spaces between; one that has not begun has no run of its own."""
+
 
 class StoreAwayError(ConnectionError):
     """The store cannot be reached now; later it may."""
