@@ -24,7 +24,8 @@ def put_finalists(store: Store, run: str, trial: Path, tags: Mapping[str, str]) 
         tags: that every run of the launch has.
     """
     done = sorted(path.parent for path in (trial / "finalists").glob("*/metrics.json"))
-    known = {r.tags.get(FINALIST_TAG): r for r in store.find({PARENT_TAG: run})} if done else {}
+    # The oldest first, as with the runs of trials.
+    known = {r.tags.get(FINALIST_TAG): r for r in reversed(store.find({PARENT_TAG: run}))} if done else {}
     for folder in done:
         stored = known.get(folder.name)
         if stored is None or stored.status != "FINISHED":

@@ -1,7 +1,8 @@
 """What a tracking store is told about a run: ledger events and results as metrics, parameters and tags.
 
 Nothing here knows the store. Names of metrics: `search/..` and `retrain/..` are curves over epochs, `test/..`
-the scores on the test images, `nothing/..` those of predicting no defect at all, `cost/..` what it took.
+the scores on the test images, `nothing/..` those of predicting no defect at all, `cost/..` what it took,
+`ranking/..` how well inherited scores rank what was retrained.
 """
 
 import math
@@ -14,6 +15,7 @@ from typing import Any
 _MEANS = ("miou", "mf1")
 _CURVES = {"loss": "loss", "alpha_loss": "alpha_loss", "iou": "iou", "lr": "lr", "seconds": "epoch_seconds"}
 _SCORES = ("iou", "f1", "pa")
+_TAUS = ("tau_validation", "tau_test")
 _COUNTS = ("parameters", "macs", "flops", "flops_paper", "latency_ms", "latency_iqr_ms")
 _SECRETS = (
     (re.compile(r"://[^\s'\"]*@"), "://***@"),
@@ -119,6 +121,7 @@ def result_values(metrics: Mapping[str, Any]) -> dict[str, float]:
     values = {metric_key("test", name): metrics.get(name) for name in _SCORES}
     values |= {metric_key("test", name): metrics[name] for name in _MEANS if name in metrics}
     values |= {metric_key("cost", name): metrics.get(name) for name in _COUNTS}
+    values |= {metric_key("ranking", name): metrics.get("ranking", {}).get(name) for name in _TAUS}
     for part in ("test", "nothing"):
         values |= dict(_leaves(metrics.get(part, {}), (part,)))
     return {key: float(value) for key, value in values.items() if value is not None and _is_number(value)}
