@@ -30,6 +30,7 @@ from synthetic_ledgers import (
     subnet,
 )
 
+from orchestrator import tracking, tracking_trial
 from orchestrator.tracking import Tracker, catch_up, embedded_uri
 from orchestrator.tracking_store import StoreAwayError
 from orchestrator.tracking_values import result_values
@@ -143,8 +144,6 @@ def test_finalists_are_told_while_the_trial_goes_on_and_each_once(runs: Path) ->
 
 
 def test_one_that_was_told_by_half_is_completed_in_its_own_run(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orchestrator import tracking
-
     run = hybrid_run(runs)
     finish_hybrid_trial(run / "trials" / "MT-s3", [BEST])
     uri = embedded_uri(runs)
@@ -181,13 +180,40 @@ def test_a_retraining_without_result_is_not_told(runs: Path) -> None:
     assert set(finalist_runs(uri, trial_run(uri, "MT-s3"))) == {BEST.name}
 
 
-def test_more_epochs_than_a_store_takes_at_once(runs: Path) -> None:
+def test_at_its_end_a_trial_tells_those_whose_events_were_sent_before(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = hybrid_run(runs)
+    folder = run / "trials" / "MT-s3"
+    finish_retraining(folder, BEST)
+    append_ledger(folder, hybrid_events([BEST])[:2])
+    uri = embedded_uri(runs)
+    with monkeypatch.context() as patch:
+        # As a version did that knew no runs of finalists.
+        patch.setattr(tracking_trial, "put_finalists", lambda *_: None)
+        catch_up(run, uri)
+    assert finalist_runs(uri, trial_run(uri, "MT-s3")) == {}
+    finish_hybrid_trial(folder, [BEST])
+    catch_up(run, uri)
+    assert set(finalist_runs(uri, trial_run(uri, "MT-s3"))) == {BEST.name}
+
+
+def test_more_epochs_than_a_store_takes_at_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = hybrid_run(runs)
     folder = run / "trials" / "MT-s3"
     finish_hybrid_trial(folder, [BEST])
     finish_retraining(folder, BEST, epochs=501)
-    uri = embedded_uri(runs)
+    uri, log, sizes = embedded_uri(runs), tracking.MlflowStore.log, []
+
+    def counted(self: Any, run: str, **values: Any) -> None:
+        sizes.append(len(values.get("points", ())))
+        log(self, run, **values)
+
+    monkeypatch.setattr(tracking.MlflowStore, "log", counted)
     catch_up(run, uri)
+    # Only a server refuses more than a thousand; a database would take them.
+    assert 501 < sum(sizes)
+    assert max(sizes) <= 1000
     [finalist] = finalist_runs(uri, trial_run(uri, "MT-s3")).values()
     assert [step for step, _ in curve(uri, finalist, "retrain/loss")] == list(range(1, 502))
 
