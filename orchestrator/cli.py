@@ -19,6 +19,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from orchestrator import launch as settings
+from orchestrator.cli_cluster import cluster_app
 from orchestrator.options import (
     BaselineOption,
     BudgetOption,
@@ -84,6 +85,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Check and generate data sets.")
 app.add_typer(data_app, name="data")
+app.add_typer(cluster_app, name="cluster")
 
 
 @app.command()

@@ -232,6 +232,8 @@ def _allowed(annotation: Any, metadata: Mapping[str, Any]) -> str:
 
 def _words(annotation: Any, bounds: Mapping[str, Any], unit: str | None) -> str:
     section = _overridden(annotation) or annotation
+    if get_origin(annotation) is Mapping:
+        return f"a table, each {_words(get_args(annotation)[1], {}, None)}"
     if dataclasses.is_dataclass(section):
         return f"a section with {', '.join(field.name for field in dataclasses.fields(section))}"
     if _element(annotation) is not None:
