@@ -119,6 +119,11 @@ def needs_token(address: str) -> bool:
     """
     import grpc  # type: ignore[import-untyped]
 
+    if address.startswith("ray://"):
+        raise ClusterUnreachableError(
+            f"cluster {address!r}: Ray Client leaves the search and its files here, where no node sees them; "
+            "needed is HOST:PORT of the head node, from one of the cluster's nodes, or: defectnas cluster submit"
+        )
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():
         raise ClusterUnreachableError(f"cluster {address!r}: needed is HOST:PORT of the head node, as 10.0.0.1:6379")

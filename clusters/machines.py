@@ -34,14 +34,16 @@ def ray_up(profile: Profile) -> Values:
 
 def submit_command(profile: Profile, job: Job) -> str:
     """Return the shell command that hands a job in on the head, once: its id is looked for first."""
-    mode = "token" if profile.security.token else "disabled"
     limit = f"timeout --signal=TERM --kill-after=120 {profile.limits.minutes}m " if profile.limits.minutes else ""
-    ray = _program(profile, "ray job")
-    # Handed in on the head itself, the dashboard need not be reachable from anywhere else.
-    address = f"--address http://127.0.0.1:{profile.ray.dashboard_port}"
-    known = f"{ray} status {address} {job.id} > /dev/null 2>&1"
-    submit = f"{ray} submit {address} --submission-id {job.id} --no-wait -- {limit}{entrypoint(profile, job)}"
-    return f"export RAY_AUTH_MODE={mode}; if {known}; then echo {job.id} is known there already; else {submit}; fi"
+    known = f"{_jobs(profile, 'status')} {job.id} > /dev/null 2>&1"
+    command = f"--submission-id {job.id} --no-wait -- {limit}{entrypoint(profile, job)}"
+    submit = f"{_jobs(profile, 'submit')} {command}"
+    return f"{_mode(profile)}; if {known}; then echo {job.id} is known there already; else {submit}; fi"
+
+
+def log_command(profile: Profile, job: Job) -> str:
+    """Return the shell command that follows the log of a job on the head."""
+    return f"{_mode(profile)}; {_jobs(profile, 'logs')} --follow {job.id}"
 
 
 def _aws(profile: Profile) -> Values:
@@ -175,9 +177,17 @@ def _program(profile: Profile, command: str) -> str:
     return f"{profile.image.bin}/{command}" if profile.image.bin else command
 
 
+def _jobs(profile: Profile, verb: str) -> str:
+    # On the head itself, so that the dashboard need not be reachable from anywhere else.
+    return _program(profile, f"ray job {verb} --address http://127.0.0.1:{profile.ray.dashboard_port}")
+
+
+def _mode(profile: Profile) -> str:
+    return f"export RAY_AUTH_MODE={'token' if profile.security.token else 'disabled'}"
+
+
 def _begin(profile: Profile) -> str:
-    mode = "token" if profile.security.token else "disabled"
-    lines = [*exports(profile).splitlines(), f"export RAY_AUTH_MODE={mode}", "ulimit -n 65536"]
+    lines = [*exports(profile).splitlines(), _mode(profile), "ulimit -n 65536"]
     return "; ".join(lines) + "; "
 
 

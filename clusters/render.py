@@ -9,7 +9,7 @@ from pathlib import Path
 from clusters import kuberay
 from clusters.command import Job, entrypoint
 from clusters.container import DOCKERIGNORE, dockerfile
-from clusters.machines import ray_up, submit_command
+from clusters.machines import log_command, ray_up, submit_command
 from clusters.profile import VIRTUAL_MACHINES, Profile
 from clusters.slurm import batch_script
 from clusters.yaml_text import to_yaml
@@ -119,8 +119,7 @@ def aftercare(profile: Profile, job: Job | None, folder: Path) -> Mapping[str, s
     if profile.kind in VIRTUAL_MACHINES:
         port = profile.ray.dashboard_port
         look = {"dashboard": f"ray dashboard {file} --remote-port {port}"}
-        inside = f"ray job logs --address http://127.0.0.1:{port} --follow {job.id}" if job else ""
-        log = {"log": f"ray exec {file} {shlex.quote(inside)}"} if job else {}
+        log = {"log": f"ray exec {file} {shlex.quote(log_command(profile, job))}"} if job else {}
         return {**look, **log, "stop": f"ray down --yes {file}"}
     if profile.kind == "address" and job is not None:
         where = f"--address {shlex.quote(profile.jobs)} {job.id}"

@@ -12,7 +12,6 @@ _NOTICE_S = 120
 _HEAD = """\
 # Written by `defectnas cluster render` from a profile: change that, not this.
 set -euo pipefail
-umask 077
 """
 
 _PLACES = """\
@@ -45,12 +44,11 @@ start_ray() {{
 }}
 
 ray=()
-end_ray() {{
+trap '
     kill -TERM "${{ray[@]}}" 2> /dev/null || true
     wait "${{ray[@]}}" 2> /dev/null || true
     srun --overlap --ntasks-per-node=1 rm -rf "$temporary" || true
-}}
-trap end_ray EXIT
+' EXIT
 
 start_ray 1 --nodelist="$head_node" --head --node-ip-address="$head_ip" --port="$ports" \\
     --dashboard-host={dashboard} --dashboard-port=$((ports + 1)) --ray-client-server-port=$((ports + 8))

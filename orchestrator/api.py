@@ -20,6 +20,7 @@ from orchestrator.launch import Launch, TrackingSettings
 from orchestrator.live import Watch
 from orchestrator.pipeline import launch_of, launch_run, override, run_trials
 from orchestrator.pipeline import tracking_uri as resolved_tracking_uri
+from orchestrator.profiles import resolve_address
 from orchestrator.report import RunResult, result_of, results_in
 from orchestrator.runs import RunNotFoundError, RunRecord, find_run, read_run
 from search.errors import InputError
@@ -68,7 +69,7 @@ class WhereOptions(TypedDict, total=False):
     """Where and beside what trials run; an option that is absent or None leaves the setting as it is.
 
     cpus, gpus: of one trial. workers: processes of the DDP group inside a trial. parallel: most trials at
-    once. cluster: HOST:PORT, "auto" or "none". ray: False runs the trials one by one in this process.
+    once. cluster: HOST:PORT, "auto", "none" or a profile (.toml). ray: False runs the trials one by one here.
     """
 
     cpus: int | None
@@ -115,10 +116,10 @@ def config(watch: Watch | None = None, **options: Unpack[LaunchOptions]) -> Laun
     layers.extend(_option_layers(options))
     layers.append(set_layer(options.get("settings", ())))
     if budget is not None or any("budget" in layer.values for layer in layers):
-        return resolve(layers, budget=budget)
+        return _at_address(resolve(layers, budget=budget))
     # What is wrong is said at once, and not after the seconds that it takes to look for a GPU.
     resolve(layers, default_budget="smoke")
-    return resolve(layers, default_budget=_budget_of_this_machine(watch))
+    return _at_address(resolve(layers, default_budget=_budget_of_this_machine(watch)))
 
 
 def search(
@@ -197,7 +198,8 @@ def resume(
         if value is not None:
             section, name = _KEYS[option]
             sections.setdefault(section, {})[name] = value
-    return run_trials(folder, override(launch_of(folder), sections), watch or Watch("quiet"), function)
+    launch = _at_address(override(launch_of(folder), sections))
+    return run_trials(folder, launch, watch or Watch("quiet"), function)
 
 
 def show(run: str, *, runs: Path = RUNS) -> RunResult:
@@ -376,6 +378,11 @@ def _record_of(name: str, runs: Path) -> RunRecord | None:
         return read_run(find_run(name, runs))
     except RunNotFoundError:
         return None
+
+
+def _at_address(launch: Launch) -> Launch:
+    """Return the launch with the address of a cluster where it names a profile: the profile may change, a run not."""
+    return override(launch, {"cluster": {"address": resolve_address(launch.cluster.address)}})
 
 
 def _option_layers(options: Mapping[str, Any]) -> list[Layer]:

@@ -239,7 +239,11 @@ def _job(profile: Profile, words: Sequence[str], attempt: int) -> Job:
             raise CommandError("resume: needed is the id of a run in storage.runs")
     else:
         run, words = _without_name(words)
-        if words[0] == "search" and not any(option in ("--budget", "--config") for option, _ in _options(words)):
+        if (
+            words[0] == "search"
+            and profile.workers
+            and not any(option in ("--budget", "--config") for option, _ in _options(words))
+        ):
             # Left open, it would be chosen by the head, which has no GPU as a rule.
             words += ["--budget", "paper" if any(group.gpus for group in profile.workers) else "smoke"]
     try:

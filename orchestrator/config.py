@@ -66,7 +66,7 @@ def resolve(layers: Sequence[Layer], *, budget: str | None = None, default_budge
 
 
 def file_layer(path: Path) -> Layer:
-    """Return the settings of a YAML file; relative data-set folders are taken from the file's own folder.
+    """Return the settings of a YAML file; data-set folders and cluster profiles are seen from its own folder.
 
     Raises:
         ConfigError: the file cannot be read, or is not a mapping of plain values.
@@ -87,6 +87,10 @@ def file_layer(path: Path) -> Layer:
         raise ConfigError(f"{path}: {error}; settings are texts, numbers, booleans, lists and mappings") from error
     if isinstance(values.get("data_sets"), list):
         values = {**values, "data_sets": [_rooted(entry, path.parent) for entry in values["data_sets"]]}
+    cluster = values.get("cluster")
+    if isinstance(cluster, dict) and str(cluster.get("address", "")).endswith(".toml"):
+        profile = str((path.parent / Path(cluster["address"]).expanduser()).resolve())
+        values = {**values, "cluster": {**cluster, "address": profile}}
     return Layer(str(path), values)
 
 
