@@ -49,8 +49,8 @@ def make_job(words: Sequence[str], run: str | None = None, attempt: int = 1, clu
     if not re.match(r"[a-z]", id_):
         id_ = f"run-{id_}".strip("-")
     suffix = f"-{attempt}" if attempt > 1 else ""
-    if id_ != run or len(id_ + suffix) > _LONGEST_ID:
-        # Two names that differ only in what was left out must not share an id.
+    if id_ != run or suffix or len(id_) > _LONGEST_ID:
+        # Names that differ only in what was left out, and the second attempt at A and the first at A-2, are two jobs.
         suffix = f"-{hashlib.sha256(run.encode()).hexdigest()[:6]}{suffix}"
     return Job(id_[: _LONGEST_ID - len(suffix)].rstrip("-") + suffix, run, tuple(words))
 
