@@ -15,8 +15,10 @@ set -euo pipefail
 """
 
 _PLACES = """\
-head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-head_ip=$(getent ahostsv4 "$head_node" | awk 'NR == 1 { print $1 }')
+head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | awk 'NR == 1')
+# Many systems call themselves 127.0.1.1, where no other node reaches them.
+head_ip=$(getent ahostsv4 "$head_node" | awk '$1 !~ /^127[.]/ && !found { print $1; found = 1 }')
+head_ip=${head_ip:-$(hostname -I | awk '{ print $1 }')}
 # Jobs of several users may share a node: each has ports and a temporary folder of its own.
 ports=$((20000 + SLURM_JOB_ID % 600 * 20))
 temporary=/tmp/ray-$SLURM_JOB_ID

@@ -31,6 +31,8 @@ if name == "ray":
 note(address=os.environ.get("RAY_ADDRESS"))
 if name == "scontrol" and sys.argv[1] == "show":
     print("localhost\\nother-node")
+elif name == "getent":
+    print("127.0.1.1 STREAM localhost\\n10.1.2.3 STREAM\\n10.1.2.3 DGRAM\\n10.9.9.9 STREAM")
 elif name == "srun":
     program = next(i for i, word in enumerate(sys.argv[1:], 1) if not word.startswith("-"))
     os.execvp(sys.argv[program], sys.argv[program:])
@@ -58,7 +60,7 @@ def job(tmp_path):
     """Begin the script of a profile with stand-ins; returns the process and what they were called with."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("srun", "scontrol", "ray", "defectnas"):
+    for name in ("srun", "scontrol", "getent", "ray", "defectnas"):
         (programs / name).write_text(STAND_IN)
         (programs / name).chmod(0o755)
     calls = tmp_path / "calls"
@@ -117,7 +119,7 @@ def test_a_job_starts_ray_on_each_node_runs_the_command_and_ends_ray(job):
     assert "--head" in head["argv"]
     assert option(head, "dashboard-host") == "127.0.0.1"
     (search,) = called("defectnas")
-    assert search["address"] == option(workers, "address") == f"127.0.0.1:{option(head, 'port')}"
+    assert search["address"] == option(workers, "address") == f"10.1.2.3:{option(head, 'port')}"
     assert search["argv"][:8] == [
         "cluster", "run", "--name", "night", "--runs", "/work/runs", "--nodes", "2",
     ]  # fmt: skip
