@@ -28,7 +28,7 @@ class Image:
 
     name: str = _setting("", "container image with the program; its Dockerfile is rendered beside the manifests")
     bin: str = _setting("", "slurm, onprem: without an image, the folder of `ray` and `defectnas` on every node")
-    base: str = _setting("docker.io/library/python:3.11-slim-bookworm", "image that the container file starts from")
+    base: str = _setting("", "image that the container file starts from; empty: a slim Debian with ray.python")
     uv: str = _setting("ghcr.io/astral-sh/uv:0.9", "image that the container file takes uv from")
     pull: Literal["IfNotPresent", "Always", "Never"] = _setting("IfNotPresent", "kuberay: when nodes pull the image")
     pull_secret: str = _setting("", "kuberay: name of the Secret that the image is pulled with")

@@ -1,13 +1,15 @@
-"""docs/configuration.md, written from the settings themselves: `python -m orchestrator.reference`."""
+"""docs/configuration.md and docs/cluster-profile.md, written from the settings: `python -m orchestrator.reference`."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
+from clusters.profile import Profile
 from orchestrator.launch import ALL_BUDGETS, DataSetSettings, Launch
 from orchestrator.schema import Described, describe
 
 PATH = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
+PROFILE_PATH = PATH.with_name("cluster-profile.md")
 
 _HEAD = """\
 # Configuration
@@ -43,6 +45,16 @@ A value marked [not stated] is one that the paper leaves open.
 """
 
 
+_PROFILE_HEAD = """\
+# The cluster profile
+
+<!-- Written by `python -m orchestrator.reference` from the settings in the code; do not edit. -->
+
+A TOML file that says what a cluster is. `defectnas cluster example KIND` prints a commented one to start from;
+[clusters.md](clusters.md) says what to do with it. A key that does not exist is refused with the nearest one that does.
+"""
+
+
 def reference() -> str:
     """Return the text of docs/configuration.md."""
     parts = [_HEAD, _table("The launch", "", [entry for entry in describe(Launch) if len(entry.key) == 1])]
@@ -51,6 +63,19 @@ def reference() -> str:
     for field in dataclasses.fields(Launch):
         if dataclasses.is_dataclass(hints[field.name]):
             parts.append(_table(field.name, hints[field.name].__doc__ or "", _entries(field.name)))
+    return "\n".join(parts) + "\n"
+
+
+def profile_reference() -> str:
+    """Return the text of docs/cluster-profile.md."""
+    parts = [_PROFILE_HEAD, _table("The profile", "", [entry for entry in describe(Profile) if len(entry.key) == 1])]
+    hints = get_type_hints(Profile)
+    for field in dataclasses.fields(Profile):
+        for section, title in ((field.name, f"[{field.name}]"), (f"{field.name}[]", f"[[{field.name}]]")):
+            entries = [entry for entry in describe(Profile) if len(entry.key) > 1 and entry.key[0] == section]
+            if entries:
+                cls = get_args(hints[field.name])[0] if section.endswith("[]") else hints[field.name]
+                parts.append(_table(title, cls.__doc__, entries))
     return "\n".join(parts) + "\n"
 
 
@@ -89,5 +114,6 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PATH.write_text(reference(), encoding="utf-8")
-    print(PATH)
+    for path, text in ((PATH, reference()), (PROFILE_PATH, profile_reference())):
+        path.write_text(text, encoding="utf-8")
+        print(path)

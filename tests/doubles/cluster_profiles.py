@@ -4,11 +4,14 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
 from clusters.command import make_job
 from clusters.profile import Profile
 from clusters.render import render
 from orchestrator.profiles import EXAMPLES, KINDS, profile_of
 
+CLOUDS = ("aws", "gcp", "onprem")
 RENDERED = tuple(kind for kind in KINDS if kind != "address")
 JOB = make_job(["search", "autonad", "--data", "/shared/data/MT"], "night")
 
@@ -38,3 +41,7 @@ def profile(kind: str, /, **changes: Any) -> Profile:
 
 def manifests(kind: str, /, **changes: Any) -> dict[str, str]:
     return render(profile(kind, **changes), JOB)
+
+
+def documents(text: str) -> list[Any]:
+    return list(yaml.safe_load_all(text))

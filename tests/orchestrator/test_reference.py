@@ -1,9 +1,13 @@
 from orchestrator.launch import ALL_BUDGETS
-from orchestrator.reference import PATH, reference
+from orchestrator.reference import PATH, PROFILE_PATH, profile_reference, reference
 
 
 def test_the_configuration_reference_is_that_of_the_code():
     assert PATH.read_text(encoding="utf-8") == reference(), "write it anew: python -m orchestrator.reference"
+
+
+def test_the_reference_of_profiles_is_that_of_the_code():
+    assert PROFILE_PATH.read_text(encoding="utf-8") == profile_reference(), "python -m orchestrator.reference"
 
 
 def test_it_has_a_row_for_settings_of_every_kind():
