@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Layer, resolve
+from orchestrator.files import dump_yaml
 from search.context import Context
 from search.data.pack import build_pack
 from search.data.readers import open_dataset
@@ -57,11 +58,13 @@ class Ground:
         root: folder of everything.
         data: the data set.
         whole: folder of the run that nothing disturbed; every other run replays its latencies.
+        seconds: that its command took.
     """
 
     root: Path
     data: Path
     whole: Path
+    seconds: float
 
     def trial(self, name: str, **changes: dict[str, Any]) -> Path:
         """Make the folder of a trial that replays the latencies of the undisturbed one; return it."""
@@ -77,15 +80,24 @@ class Ground:
 
 
 def prepare(root: Path) -> Ground:
-    """Make the data set and the undisturbed run, in this process alone."""
-    from orchestrator.hybrid import serial_hands
-    from search.hybrid_trial import run_hybrid_trial
-
+    """Make the data set and the undisturbed run."""
     write_dataset(root / "images", images=24, size=64, seed=0)
-    ground = Ground(root, root / "images", root / "whole")
-    folder = make_trial(ground.whole / "trials" / NAME, ground.data, TINY)
-    run_hybrid_trial(folder, None, serial_hands)
-    return ground
+    start = time.perf_counter()
+    process = search(root / "images", root / "undisturbed", TINY)
+    output = process.communicate()[0]
+    if process.returncode:
+        raise RuntimeError(output)
+    whole = next((root / "undisturbed").glob("*/run.json")).parent
+    return Ground(root, root / "images", whole, time.perf_counter() - start)
+
+
+def search(data: Path, runs: Path, sections: dict[str, Any], *more: str) -> "subprocess.Popen[str]":
+    """Start the command that searches on a data set with these settings."""
+    runs.mkdir(exist_ok=True)
+    config = runs / "search.yaml"
+    config.write_text(dump_yaml(sections))
+    words = ["search", "autonad", "--data", data, "--config", config, "--runs", runs, "--budget", "smoke", "--quiet"]
+    return defectnas(*words, *more)
 
 
 def make_trial(folder: Path, data: Path, sections: dict[str, Any]) -> Path:

@@ -35,8 +35,8 @@ from benchmarks.fault_trials import (
     judge,
     kill_one,
     prepare,
+    search,
 )
-from orchestrator.files import dump_yaml
 
 Inject = Callable[[Ground, str, random.Random], Verdict]
 
@@ -141,14 +141,17 @@ def disk_full(ground: Ground, name: str, generator: random.Random) -> Verdict:
 def driver_killed(ground: Ground, name: str, generator: random.Random) -> Verdict:
     """The command, with Ray in it, dies by SIGKILL at a random moment; `resume` goes on."""
     runs = ground.root / name
-    process = _search(ground, runs)
-    # The moment is a share of how long the undisturbed command took, which `main` has measured.
-    time.sleep(generator.uniform(0.0, float((ground.root / "seconds").read_text())))
+    process = search(ground.data, runs, ground.settings())
+    time.sleep(generator.uniform(0.0, ground.seconds))
     early = process.poll() is None
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     run = next((p.parent for p in runs.glob("*/run.json")), None)
-    ended = defectnas("resume", run.name, "--runs", runs, "--quiet") if run else _search(ground, runs)
+    ended = (
+        defectnas("resume", run.name, "--runs", runs, "--quiet")
+        if run
+        else search(ground.data, runs, ground.settings())
+    )
     output = ended.communicate()[0]
     if ended.returncode and early:
         raise RuntimeError(output)
@@ -169,8 +172,8 @@ def tracker_killed(ground: Ground, name: str, generator: random.Random) -> Verdi
     uri = f"http://127.0.0.1:{port}"
     server = serve()
     try:
-        process = _search(ground, runs, "--set", f"tracking.uri={uri}")
-        time.sleep(generator.uniform(5.0, float((ground.root / "seconds").read_text())))
+        process = search(ground.data, runs, ground.settings(), "--set", f"tracking.uri={uri}")
+        time.sleep(generator.uniform(5.0, ground.seconds))
         os.killpg(server.pid, signal.SIGKILL)
         time.sleep(5.0)
         server = serve()
@@ -190,7 +193,7 @@ def tracker_killed(ground: Ground, name: str, generator: random.Random) -> Verdi
 def second_driver(ground: Ground, name: str, generator: random.Random) -> Verdict:
     """A second command on the folder of a run that is in use is refused, and the first comes to its end."""
     runs = ground.root / name
-    process = _search(ground, runs)
+    process = search(ground.data, runs, ground.settings())
     while not list(runs.glob(f"*/trials/{NAME}/ledger.jsonl")):
         time.sleep(0.2)
     folder = next(runs.glob(f"*/trials/{NAME}"))
@@ -270,14 +273,6 @@ def _faulty(ground: Ground, name: str, generator: random.Random, fault: str) -> 
     return judge(ground, folder)
 
 
-def _search(ground: Ground, runs: Path, *more: str) -> "subprocess.Popen[str]":
-    runs.mkdir(exist_ok=True)
-    config = runs / "search.yaml"
-    config.write_text(dump_yaml(ground.settings()))
-    words = ["search", "autonad", "--data", ground.data, "--config", config, "--runs", runs, "--budget", "smoke"]
-    return defectnas(*words, "--quiet", *more)
-
-
 def _check_store(uri: str, folder: Path) -> None:
     from mlflow import MlflowClient
 
@@ -304,10 +299,6 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         ground = prepare(Path(scratch))
-        if {"driver killed", "tracking server killed"} & set(chosen):
-            start = time.perf_counter()
-            _search(ground, ground.root / "timed").communicate()
-            (ground.root / "seconds").write_text(str(time.perf_counter() - start))
         for kind in chosen:
             times = arguments.kills if kind == "driver killed" else arguments.each
             row = rows[kind] = {"injected": times, "survived": 0, "lost": 0, "same": 0, "errors": []}
