@@ -23,6 +23,7 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from search.checkpoint import load_checkpoint
 from search.context import Context
 from search.errors import InputError
 
@@ -56,9 +57,12 @@ def train_with_ray(
         failures: times that the group is begun again when a worker dies or raises.
 
     Raises:
+        CheckpointDamaged, CheckpointMismatch: see `load_checkpoint`.
         SupernetRefused: what was asked cannot be trained, as every worker found before it began.
         SupernetFailed: more failures than that; the message holds the first worker's.
     """
+    # What cannot be gone on from is found here: raised by workers, the group would be begun again and again.
+    load_checkpoint(context.folder / "checkpoint", "supernet", context.digest)
     storage = context.folder / ".train"
     trainer = TorchTrainer(
         _loop,

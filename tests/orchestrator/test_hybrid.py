@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from safetensors.torch import load_file
 from models.autonad import AutoNADNet, Room
 from models.hybrid_architecture import HybridArchitecture
 from orchestrator.drawing import draw_trial
-from orchestrator.hybrid import run_trial, serial_hands
+from orchestrator.hybrid import NodeMissing, probe_options, run_trial, serial_hands
 from orchestrator.supernet_trainer import SupernetRefused, train_with_ray
+from search.checkpoint import CheckpointMismatch
 from search.data.pack import build_pack
 from search.data.readers import open_dataset
 from search.data.synthetic import write_dataset
@@ -171,6 +173,34 @@ def test_limits_that_leave_nothing_are_said_before_anything_is_trained(tmp_path,
     assert not (folder / "checkpoint").exists()
 
 
+def nodes(*labels, slots=()):
+    return [
+        {
+            "Alive": True,
+            "Labels": {"ray.io/node-id": str(k), **own},
+            "Resources": {"CPU": 1.0, **({"latency_slot": 1.0} if k in slots else {})},
+        }
+        for k, own in enumerate(labels)
+    ]
+
+
+def test_latency_is_measured_on_the_node_with_the_label_and_alone_where_it_declares_a_slot(monkeypatch, ray_session):
+    import ray
+
+    there = [{"defectnas/device": "t4"}, {"defectnas/device": "orin"}, {}]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes(*there, slots=(1,)))
+    assert probe_options("defectnas/device=t4") == {"label_selector": {"defectnas/device": "t4"}}
+    found = probe_options("defectnas/device=orin")
+    assert found == {"label_selector": {"defectnas/device": "orin"}, "resources": {"latency_slot": 1}}
+    with pytest.raises(
+        NodeMissing, match="the label defectnas/device=t5; there are defectnas/device=orin, defectnas/device=t4"
+    ):
+        probe_options("defectnas/device=t5")
+    monkeypatch.setattr(ray, "nodes", lambda: [{**node, "Alive": False} for node in nodes(*there)])
+    with pytest.raises(NodeMissing, match="there are no labels"):
+        probe_options("defectnas/device=t4")
+
+
 def test_actors_of_ray_find_what_one_process_does(tmp_path, data, finished, ray_session):
     whole, metrics = finished
     folder = make_trial(tmp_path / "trial", data)
@@ -259,6 +289,14 @@ def test_a_batch_that_fits_nowhere_is_refused_once_by_all_workers(tmp_path, data
     with pytest.raises(SupernetRefused, match=r"worker 0: .*with supernet.batch 16777216: .* would fit"):
         train_with_ray(context, 2, cpus=0.5, gpu=False)
     assert not (folder / "checkpoint").exists()
+
+
+def test_a_checkpoint_of_another_space_is_refused_before_workers_are_begun(tmp_path, data, trained_by_two):
+    whole = trained_by_two[0].folder
+    folder = make_trial(tmp_path / "other", data, changed(space={"decoder_width": 64}))
+    shutil.copytree(whole / "checkpoint", folder / "checkpoint")
+    with pytest.raises(CheckpointMismatch, match="written under another configuration"):
+        train_with_ray(open_context(folder, read_trial(folder), None), 2, cpus=0.5, gpu=False)
 
 
 def test_a_supernet_trained_by_two_ray_workers_is_that_of_one_process(tmp_path, data, trained_by_two):
