@@ -270,7 +270,12 @@ def _faulty(ground: Ground, name: str, generator: random.Random, fault: str) -> 
         run_hybrid_trial(folder, lambda event: said.append(event["event"]), hands)
     if fault == "poison" and said.count("quarantined") != 1:
         raise RuntimeError("the candidate was not named")
-    return judge(ground, folder)
+    verdict = judge(ground, folder)
+    if fault == "poison":
+        # Its own generations follow from it, so other candidates are asked for: all of those must have a score.
+        rows = map(json.loads, (folder / "candidates.jsonl").read_text().splitlines())
+        verdict = Verdict(verdict.survived, sum(row["score"] is None for row in rows) - 1, False)
+    return verdict
 
 
 def _check_store(uri: str, folder: Path) -> None:
