@@ -41,6 +41,10 @@ from benchmarks.fault_trials import (
 Inject = Callable[[Ground, str, random.Random], Verdict]
 
 
+class CannotInject(Exception):
+    """The fault cannot be made on this machine."""
+
+
 class Cut(Exception):
     """Ends a trial in this process."""
 
@@ -121,7 +125,10 @@ def disk_full(ground: Ground, name: str, generator: random.Random) -> Verdict:
     small = ground.root / f"{name}-disk"
     small.mkdir()
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) + 3_000_000
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)], check=True)
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise CannotInject("a small file system cannot be mounted here") from error
     try:
         there = shutil.copytree(ground.root / name, small / name) / "trials" / NAME
         try:
@@ -311,14 +318,20 @@ def main() -> None:
                 try:
                     generator = random.Random(f"{arguments.seed}/{kind}/{number}")
                     verdict = KINDS[kind](ground, f"{kind}-{number}".replace(" ", "-"), generator)
+                except CannotInject as error:
+                    row["injected"] -= 1
+                    print(f"{kind}: not injected, {error}", file=sys.stderr)
+                    continue
                 except Exception as error:  # a fault that was not survived is a result, not the end of the benchmark
                     row["errors"].append(f"{type(error).__name__}: {error}"[:2000])
                     continue
                 row["survived"] += verdict.survived
                 row["lost"] += verdict.lost
                 row["same"] += verdict.same
-            same = "left out" if kind in NOT_THE_SAME else f"{row['same']}/{times}"
-            line = f"{kind:26s} survived {row['survived']}/{times}  evaluations lost {row['lost']}  same {same}"
+            same = "left out" if kind in NOT_THE_SAME else f"{row['same']}/{row['injected']}"
+            line = (
+                f"{kind:26s} survived {row['survived']}/{row['injected']}  evaluations lost {row['lost']}  same {same}"
+            )
             print(line, *row["errors"], sep="\n    ", file=sys.stderr, flush=True)
     text = json.dumps({"kinds": rows}, indent=1)
     if arguments.json:
