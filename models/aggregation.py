@@ -56,6 +56,16 @@ class Edge(nn.Module):
         return F.relu(self.norm(y.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
 
 
+def edge_inputs(widths: Sequence[Sequence[int]], width: int) -> tuple[Sequence[int], ...]:
+    """Return per edge the channels in that it may have, from the widths per stage and the width of the levels."""
+    return (*widths[:3], *(((width,),) * 3), *((widths[3],) * POOLS))
+
+
+def edge_outputs(width: int) -> tuple[int, ...]:
+    """Return per edge the channels out."""
+    return (*((width,) * 6), *((width // POOLS,) * POOLS))
+
+
 class Aggregation(nn.Module):
     """Four encoder maps to class logits.
 
@@ -77,8 +87,7 @@ class Aggregation(nn.Module):
     ) -> None:
         super().__init__()
         self.width = width
-        inputs = (*widths[:3], *(((width,),) * 3), *((widths[3],) * POOLS))
-        sizes = (*((width,) * 6), *((width // POOLS,) * POOLS))
+        inputs, sizes = edge_inputs(widths, width), edge_outputs(width)
         self.edges = nn.ModuleList(
             Variants(
                 sharing,

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from models.architecture import InvalidArchitecture
@@ -142,6 +143,11 @@ class HybridArchitecture:
 
     def digest(self) -> str:
         """Return the sha256 (hex) of the canonical JSON."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        # A search asks for it dozens of times.
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from search.pareto import non_dominated_sort, select
+from search.pareto import first_front, select
 
 G = TypeVar("G")
 
@@ -134,9 +134,7 @@ class _Told(Generic[G]):
     def front(self) -> list[str]:
         """Return the keys of the feasible candidates that none dominates, in the order of asking."""
         keys = self._feasible()
-        if not keys:
-            return []
-        return [keys[i] for i in non_dominated_sort([self.scores[key].objectives for key in keys])[0]]
+        return [keys[i] for i in first_front([self.scores[key].objectives for key in keys])]
 
 
 class Evolution(_Told[G]):

@@ -11,24 +11,31 @@ Points = NDArray[np.float64]
 """Objectives, (points, objectives)."""
 
 
-def dominance(points: ArrayLike) -> NDArray[np.bool_]:
-    """Return (points, points): whether the one of the row dominates the one of the column."""
+def first_front(points: ArrayLike) -> list[int]:
+    """Return the rising indices of the points that none dominates; memory grows with the points, not their square."""
     values = np.asarray(points, dtype=np.float64)
-    one, other = values[:, None], values[None, :]
-    return np.logical_and((one <= other).all(-1), (one < other).any(-1))
+    # In lexical order a point is dominated only by one before it: the first that is left is of the front.
+    left = np.lexsort(values.T[::-1]) if values.size else np.arange(0)
+    front: list[int] = []
+    while left.size:
+        best, others = values[left[0]], values[left]
+        equal = (others == best).all(1)
+        # Also where an objective is not a number, which nothing equals or dominates.
+        equal[0] = True
+        front += left[equal].tolist()
+        left = left[~(equal | (others >= best).all(1))]
+    return sorted(front)
 
 
 def non_dominated_sort(points: ArrayLike) -> list[list[int]]:
     """Return the fronts, best first, as rising indices into the points."""
-    dominates = dominance(points)
-    counts = dominates.sum(0)
-    left = np.ones(len(counts), dtype=bool)
+    values = np.asarray(points, dtype=np.float64)
+    left = np.arange(len(values))
     fronts = []
-    while left.any():
-        front = np.flatnonzero(left & (counts == 0))
-        fronts.append(front.tolist())
-        left[front] = False
-        counts = counts - dominates[front].sum(0)
+    while left.size:
+        chosen = first_front(values[left])
+        fronts.append(left[chosen].tolist())
+        left = np.delete(left, chosen)
     return fronts
 
 

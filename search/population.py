@@ -15,7 +15,7 @@ from search.candidates import Candidate, CandidateLedger, WrongCandidate
 from search.evolution import Evolution, Genetics, Nsga2, RandomSearch, Score, penalty_per_ms
 from search.hybrid_settings import EvolutionSettings
 from search.latency import LatencyRecord
-from search.pareto import hypervolume, non_dominated_sort
+from search.pareto import first_front, hypervolume
 
 
 class Outcome(Protocol):
@@ -145,22 +145,22 @@ def choose(
         legal=lambda architecture: limits.allow(price_of(architecture)),
     )
     strategy = strategy_of(settings, genetics, seed)
-    asked_before, penalty = 0, settings.penalty
+    search = Search({}, {}, None, (), settings.penalty)
     for number in range(settings.generations):
         start = time.perf_counter()
         asked = strategy.ask()
         if not asked:
             break
-        spent = _examine(asked, number, asked_before, limits, price_of, measure, score, ledger)
-        asked_before += len(asked)
+        spent = _examine(asked, number, len(search.candidates), limits, price_of, measure, score, ledger)
         examined = [ledger.known[architecture.digest()] for architecture in asked]
+        penalty = search.penalty
         if penalty < 0:
             latencies = [c.latency_ms for c in examined if c.latency_ms is not None]
             penalty = penalty_per_ms(latencies, settings.latency_points) if latencies else 0.0
         strategy.tell({c.digest: _told(c, settings.strategy, penalty) for c in examined})
-        search = _search(strategy, ledger, penalty)
+        search = extended(search, examined, penalty)
         after_generation(_summary(number, examined, search, spent, time.perf_counter() - start), search)
-    return _search(strategy, ledger, penalty)
+    return search
 
 
 def strategy_of(
@@ -262,20 +262,26 @@ def _told(candidate: Candidate, strategy: str, penalty: float) -> Score | None:
     return Score(told, candidate.feasible)
 
 
-def _search(strategy: Any, ledger: CandidateLedger, penalty: float) -> Search:
-    keys = [k for k in strategy.scores if strategy.scores[k].feasible]
-    candidates = {strategy.genetics.key(a): ledger.known[strategy.genetics.key(a)] for a in strategy.asked}
-    points = {k: p for k, c in candidates.items() if (p := points_of(c, penalty)) is not None}
-    best = max((k for k in keys), key=lambda k: (points[k], -candidates[k].number), default=None)
-    return Search(candidates, points, best, front_of([candidates[k] for k in keys]), penalty)
+def extended(search: Search, examined: Sequence[Candidate], penalty: float) -> Search:
+    """Return a search with one more generation.
+
+    What was dominated stays so: only the front so far and what is new is compared, or a long search would spend most
+    of its time here.
+    """
+    new = {c.digest: c for c in examined}
+    candidates = {**search.candidates, **new}
+    points = {**search.points, **{k: p for k, c in new.items() if (p := points_of(c, penalty)) is not None}}
+    feasible = [k for k, c in new.items() if c.feasible and k in points]
+    rivals = feasible if search.best is None else [search.best, *feasible]
+    best = max(rivals, key=lambda k: (points[k], -candidates[k].number), default=None)
+    front = front_of([candidates[k] for k in (*search.front, *feasible)])
+    return Search(candidates, points, best, front, penalty)
 
 
 def front_of(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     """Return the digests of the candidates that none dominates in (mIoU, latency, parameters), by latency."""
     known = [(c, o) for c in candidates if (o := objectives_of(c)) is not None]
-    if not known:
-        return ()
-    front = [known[i][0] for i in non_dominated_sort([o for _, o in known])[0]]
+    front = [known[i][0] for i in first_front([o for _, o in known])]
     return tuple(c.digest for c in sorted(front, key=lambda c: (c.latency_ms, c.number)))
 
 

@@ -12,15 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from models.hybrid_architecture import HybridArchitecture
+from models.hybrid_cost import parameters_of
 from models.hybrid_space import HybridSpace
 from search.candidates import CandidateLedger, write_table
 from search.checkpoint import write_atomically
 from search.context import Context
 from search.errors import InputError
-from search.finetune import cost_of, plain_network, write_job
+from search.finetune import cost_of, write_job
 from search.hybrid_settings import EvolutionSettings, space_of
 from search.hybrid_workers import (
     SUPERNET,
@@ -67,11 +66,11 @@ def run(context: Context, hands: Hands) -> list[dict[str, Any]]:
         latencies = latencies_of(context, measurers)
         table = _latency_table(context, space, latencies)
         settings = context.settings.evolution
-        search = _evolve(context, space, limits, table, latencies, scorers, settings, "candidates")
+        search = evolve(context, space, limits, table, latencies, scorers, settings, "candidates")
         drawn = None
         if settings.baseline and settings.strategy != "random":
             alone = dataclasses.replace(settings, strategy="random")
-            drawn = _evolve(context, space, limits, None, latencies, scorers, alone, "random")
+            drawn = evolve(context, space, limits, None, latencies, scorers, alone, "random")
     if search.best is None:
         raise NothingLegal(f"{len(search.candidates)} candidates, and none could be scored within the limits")
     with hands.pool(partial(make_retrainer, context.folder, fetch), "retrain") as retrainers:
@@ -140,7 +139,7 @@ def _latency_table(context: Context, space: HybridSpace, latencies: LatencyLedge
     return table
 
 
-def _evolve(
+def evolve(
     context: Context,
     space: HybridSpace,
     limits: Limits,
@@ -153,9 +152,14 @@ def _evolve(
     """Run a strategy; its candidates go to `name`.jsonl and `name`.parquet."""
     latency = context.settings.latency
     ledger = CandidateLedger(context.folder / f"{name}.jsonl")
+    table_path, rows = context.folder / f"{name}.parquet", 0
 
     def after(generation: Generation, search: Search) -> None:
-        write_table(context.folder / f"{name}.parquet", search.candidates.values(), search.points)
+        nonlocal rows
+        # The table is written anew as a whole: as often as it doubles costs no more than two at the end.
+        if len(search.candidates) >= 2 * rows:
+            write_table(table_path, search.candidates.values(), search.points)
+            rows = len(search.candidates)
         for candidate in search.candidates.values():
             if candidate.generation == generation.number and candidate.error is not None:
                 told = {"digest": candidate.digest, "number": candidate.number, "error": candidate.error}
@@ -184,6 +188,7 @@ def _evolve(
         ledger=ledger,
         after_generation=after,
     )
+    write_table(table_path, search.candidates.values(), search.points)
     _write_once(context, "chosen", ("strategy",), phase="evolve", **_chosen(search, settings, table))
     chosen = {"best": search.best, "front": list(search.front), "penalty": search.penalty}
     write_atomically(context.folder / f"{name}.json", json.dumps(chosen).encode())
@@ -194,9 +199,10 @@ def _price(context: Context, limits: Limits, architecture: HybridArchitecture) -
     if limits.macs:
         cost = cost_of(context, architecture)
         return Price(cost.parameters, cost.macs)
-    with torch.device("meta"):
-        network = plain_network(context, architecture)
-    return Price(sum(parameter.numel() for parameter in network.parameters()))
+    width = context.settings.space.decoder_width
+    return Price(
+        parameters_of(architecture, in_channels=context.pack.colour_channels, classes=context.classes, width=width)
+    )
 
 
 def _chosen(search: Search, settings: EvolutionSettings, table: LatencyTable | None) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pymoo.indicators.hv import HV
 from pymoo.operators.survival.rank_and_crowding.metrics import calc_crowding_distance
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
-from search.pareto import crowding_distance, dominance, hypervolume, non_dominated_sort, select
+from search.pareto import crowding_distance, first_front, hypervolume, non_dominated_sort, select
 
 SHAPES = [(1, 2), (2, 2), (40, 2), (120, 3), (60, 4)]
 
@@ -50,8 +52,36 @@ def test_crowding_is_that_of_pymoo(seed):
     np.testing.assert_allclose(crowding_distance(front), 3 * calc_crowding_distance(front), rtol=1e-9)
 
 
+def plain_front(points):
+    """Return the indices of the points that no other dominates, by comparing all with all."""
+    return [i for i, p in enumerate(points) if not any((q <= p).all() and (q < p).any() for q in points)]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(1, 4), st.sampled_from([None, 2, 4]), st.booleans())
+def test_the_first_front_is_that_of_comparing_all_with_all(seed, count, objectives, levels, holes):
+    points = points_of((count, objectives), seed, levels)
+    if holes:
+        points[np.random.default_rng(seed).random(points.shape) < 0.1] = np.nan
+    assert first_front(points) == plain_front(points)
+    fronts = non_dominated_sort(points)
+    assert (fronts[0] if fronts else []) == plain_front(points)
+    assert sorted(i for front in fronts for i in front) == list(range(count))
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 12), max_size=6), st.sampled_from([None, 3]))
+def test_the_front_of_a_front_and_what_is_new_is_that_of_all(seed, portions, levels):
+    points = points_of((sum(portions), 3), seed, levels)
+    front, known = [], 0
+    for portion in portions:
+        rivals = [*front, *range(known, known + portion)]
+        known += portion
+        front = [rivals[i] for i in first_front(points[rivals])]
+        assert front == plain_front(points[:known])
+
+
 def test_equal_points_do_not_dominate_each_other():
-    assert not dominance([[1, 1], [1, 1]]).any()
+    assert first_front([[1, 1], [1, 1]]) == [0, 1]
+    assert first_front([]) == []
     assert non_dominated_sort([[1, 1], [1, 1], [2, 2]]) == [[0, 1], [2]]
 
 

@@ -12,7 +12,7 @@ from models.hybrid_space import HybridSpace
 from search.candidates import BrokenCandidates, CandidateLedger, WrongCandidate, write_table
 from search.hybrid_settings import EvolutionSettings
 from search.latency import LatencyRecord
-from search.population import Limits, Price, choose, finalists, front_of, objectives_of
+from search.population import Limits, Price, choose, finalists, front_of, objectives_of, points_of
 from search.scoring import InheritedScore
 
 SPACE = HybridSpace()
@@ -167,6 +167,21 @@ def test_the_best_and_the_hypervolume_never_fall(tmp_path):
     bests = [generation.best for generation, _ in history]
     assert bests == sorted(bests)
     assert all(0 < volume < 1 for volume in volumes)
+
+
+@pytest.mark.parametrize("strategy", ["evolution", "pareto", "random"])
+def test_best_and_front_generation_by_generation_are_those_of_all_candidates(tmp_path, strategy):
+    settings = replace(SETTINGS, strategy=strategy, generations=8)
+    _, history = run(tmp_path, World(failing=(1,)), settings, limits=Limits(latency_ms=6.5))
+    assert any(not c.feasible for c in history[-1][1].candidates.values())
+    for generation, search in history:
+        candidates = list(search.candidates.values())
+        assert [c.number for c in candidates] == list(range(len(candidates)))
+        assert max(c.generation for c in candidates) == generation.number
+        feasible = [c for c in candidates if c.feasible]
+        assert search.points == {c.digest: points_of(c, search.penalty) for c in feasible}
+        assert search.best == max(feasible, key=lambda c: (search.points[c.digest], -c.number)).digest
+        assert search.front == front_of(feasible)
 
 
 def test_finalists_are_the_best_or_the_front(tmp_path):
