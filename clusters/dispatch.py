@@ -44,8 +44,8 @@ class Backend(Protocol):
         """Submit a call of the worker; where that fails, the call has ended with the error."""
         ...
 
-    def wait(self, calls: Sequence[Any], timeout_s: float | None) -> Any | None:
-        """Return the first of the calls that have ended, if need be after waiting for one; None at the timeout."""
+    def wait(self, calls: Sequence[Any], timeout_s: float | None) -> Sequence[Any]:
+        """Return those of the calls that have ended, if need be after waiting for one; none at the timeout."""
         ...
 
     def reply(self, call: Any) -> Reply:
@@ -94,8 +94,11 @@ class _Slot:
 
     @property
     def free(self) -> bool:
-        """Whether items may be added: nothing but items of the running map is before them."""
-        return all(call.task is not None for call in self.calls)
+        """Whether items may be added: nothing but items of the running map is before them.
+
+        Items are only ever added behind items: where there are any, the first call is one.
+        """
+        return not self.calls or self.calls[0].task is not None
 
     @property
     def has_suspect(self) -> bool:
@@ -191,12 +194,11 @@ class ActorPool:
                 slot.add(self._backend.answer(slot.actor))
         self._hand_out(queue)
         while left:
-            outcome = self._next_event(queue)
-            # Before the caller gets the outcome, so that actors work while the caller does.
+            outcomes = self._next_outcomes(queue)
+            # Before the caller gets the outcomes, so that actors work while the caller does.
             self._hand_out(queue)
-            if outcome is not None:
-                left -= 1
-                yield outcome
+            left -= len(outcomes)
+            yield from outcomes
 
     def _hand_out(self, queue: _Queue) -> None:
         free = [slot for slot in self._slots if slot.free]
@@ -211,27 +213,20 @@ class ActorPool:
                 if task is not None:
                     slot.add(self._backend.call(slot.actor, task.item), task, timed=True)
 
-    def _next_event(self, queue: _Queue) -> Outcome | None:
-        """Wait for the end of a call, however it ends; return the Outcome if an item has one now."""
-        while True:
-            heads = {slot.calls[0].ref: slot for slot in self._slots if slot.calls}
-            timed = [slot for slot in heads.values() if slot.calls[0].timed and self._timeout_s is not None]
-            oldest = min(timed, key=lambda slot: slot.head_since, default=None)
-            wait_s = None if oldest is None else self._left_s(oldest)
-            if oldest is not None and wait_s == 0:
-                # Ready although late: the caller was away, not the worker slow.
-                if self._backend.wait([oldest.calls[0].ref], 0) is not None:
-                    return self._settle(oldest, queue)
-                return self._replace(
-                    oldest, queue, f"took longer than {self._timeout_s:g} s, its worker was killed", certain=True
-                )
-            ready = self._backend.wait(list(heads), wait_s)
-            if ready is not None:
-                slot = heads[ready]
-                # The first in the list is preferred: each has its turn.
-                self._slots.remove(slot)
-                self._slots.append(slot)
-                return self._settle(slot, queue)
+    def _next_outcomes(self, queue: _Queue) -> list[Outcome]:
+        """Wait until a call ends, however it ends, and take in all that have; return the Outcomes that came of it."""
+        heads = {slot.calls[0].ref: slot for slot in self._slots if slot.calls}
+        timed = [slot for slot in heads.values() if slot.calls[0].timed and self._timeout_s is not None]
+        oldest = min(timed, key=lambda slot: slot.head_since, default=None)
+        wait_s = None if oldest is None else self._left_s(oldest)
+        # Ready although late: the caller was away, not the worker slow.
+        if oldest is not None and wait_s == 0 and not self._backend.wait([oldest.calls[0].ref], 0):
+            error = f"took longer than {self._timeout_s:g} s, its worker was killed"
+            found = [self._replace(oldest, queue, error, certain=True)]
+        else:
+            # Every actor is looked at before and after: for each call by itself, a thousand actors would be too many.
+            found = [self._settle(heads[ref], queue) for ref in self._backend.wait(list(heads), wait_s)]
+        return [outcome for outcome in found if outcome is not None]
 
     def _left_s(self, slot: _Slot) -> float:
         return max(0.0, slot.head_since + (self._timeout_s or 0.0) - self._backend.now())
@@ -271,7 +266,6 @@ class ActorPool:
             slot.failed_starts += 1
             if slot.failed_starts > self._retries:
                 raise WorkerStartError(not_started(slot.failed_starts, error))
-        # Items are only ever added behind items: where there are any, the first call is one.
         actor, lost = slot.actor, [call.task for call in slot.calls if call.task is not None]
         self._fill(slot)
         if not lost:

@@ -191,11 +191,13 @@ class _RayBackend:
             # What cannot be pickled fails as if the worker had said so, and the map goes on.
             return ray.put((in_short(error), None, 0.0))
 
-    def wait(self, calls: Sequence[Any], timeout_s: float | None) -> Any | None:
+    def wait(self, calls: Sequence[Any], timeout_s: float | None) -> Sequence[Any]:
         import ray
 
-        ready, _ = ray.wait(list(calls), timeout=timeout_s)
-        return ready[0] if ready else None
+        ended, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
+        if not ended and timeout_s != 0:
+            ended, _ = ray.wait(list(calls), timeout=timeout_s)
+        return ended
 
     def reply(self, call: Any) -> Reply:
         import ray

@@ -358,7 +358,8 @@ def test_items_are_fetched_as_actors_become_free(ray_session, folder):
     with small_ray_pool(squares(folder)) as pool:
         list(pool.map([(98, "meet"), (99, "meet")]))
         for received, _ in enumerate(pool.map(items), start=1):
-            assert items.fetched <= received + 2 * ACTORS
+            # Two calls of each actor, and beside them one outcome of each that the caller has not got yet.
+            assert items.fetched <= received + 3 * ACTORS
     assert items.fetched == 30
 
 
