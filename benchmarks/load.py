@@ -68,18 +68,18 @@ def stored_mib() -> float:
     return (ray.cluster_resources()[name] - ray.available_resources().get(name, 0.0)) / MIB
 
 
-def workers(weights: Any, sleep_s: float) -> Callable[[], Callable[[Any], int]]:
-    """Return what makes a worker: it fetches the weights, and sleeps once per item."""
+def workers(weights: Any, sleep_s: float, ready: Path) -> Callable[[], Callable[[Any], int]]:
+    """Return what makes a worker: it fetches the weights, leaves a file that says so, and sleeps once per item."""
 
     def make() -> Callable[[Any], int]:
         import ray
 
         held = ray.get(weights)
+        (ready / str(os.getpid())).touch()
 
         def work(item: Any) -> int:
-            # None asks who is there.
-            time.sleep(0.05 if item is None else sleep_s)
-            return os.getpid() if held is not None else 0
+            time.sleep(sleep_s)
+            return len(held)
 
         return work
 
@@ -106,19 +106,21 @@ def load(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     free = available_mib()
     weights = ray.put(np.zeros(SUPERNET_BYTES, dtype=np.uint8))
     start = time.perf_counter()
-    make, each = workers(weights, arguments.sleep_ms / 1e3), CPUS / 2 / arguments.actors
+    ready, trial = folder / "ready", folder / "trial"
+    ready.mkdir(), trial.mkdir()
+    make, each = workers(weights, arguments.sleep_ms / 1e3, ready), CPUS / 2 / arguments.actors
     with (
         ray_pool(make, actors=arguments.actors, cpus=each, timeout_s=600) as scorers,
         ray_pool(make, actors=1, cpus=each) as probe,
     ):
-        ready: set[int] = set()
-        while len(ready) < arguments.actors:
-            ready |= {outcome.value for outcome in scorers.map([None] * 4 * arguments.actors)}
+        # Not by giving them something to do: that would slow down those which are still starting.
+        while len(list(ready.iterdir())) < arguments.actors + 1:
+            time.sleep(0.2)
         started_s = time.perf_counter() - start
         taken = free - available_mib()
         watched = Watched(scorers, max(1, arguments.candidates // 20))
         watched.note()
-        search = evolve(folder, settings, Measurers(probe if arguments.measure else None), Scorers(watched))
+        search = evolve(trial, settings, Measurers(probe if arguments.measure else None), Scorers(watched))
         watched.note()
     first, last = watched.notes[0], watched.notes[-1]
     count, seconds = len(search.candidates), last["seconds"] - first["seconds"]
@@ -135,7 +137,7 @@ def load(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "overhead_ms": 1e3 * (seconds - ideal_s) / count,
         "efficiency": ideal_s / seconds,
         "driver_cpu_ms": 1e3 * (last["cpu_s"] - first["cpu_s"]) / count,
-        "files_mib": {path.name: path.stat().st_size / MIB for path in sorted(folder.iterdir())},
+        "files_mib": {path.name: path.stat().st_size / MIB for path in sorted(trial.iterdir())},
         "load_average": os.getloadavg()[0],
         "notes": watched.notes,
     }
