@@ -2,11 +2,13 @@
 
 import logging
 import os
+import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,10 @@ class ClusterUnreachableError(ConnectionError):
     """No Ray answers at the address of a cluster, or it is one that cannot be joined."""
 
 
+class AddressError(ClusterUnreachableError):
+    """The address is not one that a cluster can have, or be joined by."""
+
+
 @dataclass(frozen=True)
 class Cluster:
     """What a connected Ray offers.
@@ -55,8 +61,9 @@ class Cluster:
 def connected(address: str = "auto", *, dashboard: bool = False, cpus: int | None = None) -> Iterator[Cluster]:
     """Join or start Ray for the time of a with-block, and leave it as it was found.
 
-    A cluster that was joined runs on. Ray started here ends with its processes, and its files go. Import ray
-    and what imports it inside of the block: how to authenticate is decided before.
+    A cluster that was joined runs on. Ray started here ends with its processes, and its files go; it takes commands
+    with the user's token only, from this machine only. Import ray and what imports it inside of the block: how to
+    authenticate is decided before.
 
     Args:
         address: HOST:PORT; "auto": RAY_ADDRESS or a cluster begun with `ray start` on this machine, else
@@ -72,12 +79,14 @@ def connected(address: str = "auto", *, dashboard: bool = False, cpus: int | Non
     if joined is not None:
         if needs_token(joined):
             _turn_authentication_on()
+            _keep_token_private()
         with _quiet_init(address=joined):
             yield _offer(joined)
         return
+    _make_token()
     folder = tempfile.mkdtemp(prefix="dn-", dir=_short_folder())
     try:
-        with _quiet_init(address="local", include_dashboard=dashboard, num_cpus=cpus, _temp_dir=folder):
+        with _on_loopback(), _quiet_init(address="local", include_dashboard=dashboard, num_cpus=cpus, _temp_dir=folder):
             yield _offer(None)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -120,13 +129,13 @@ def needs_token(address: str) -> bool:
     import grpc  # type: ignore[import-untyped]
 
     if address.startswith("ray://"):
-        raise ClusterUnreachableError(
+        raise AddressError(
             f"cluster {address!r}: Ray Client leaves the search and its files here, where no node sees them; "
             "needed is HOST:PORT of the head node, from one of the cluster's nodes, or: defectnas cluster submit"
         )
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():
-        raise ClusterUnreachableError(f"cluster {address!r}: needed is HOST:PORT of the head node, as 10.0.0.1:6379")
+        raise AddressError(f"cluster {address!r}: needed is HOST:PORT of the head node, as 10.0.0.1:6379")
     with grpc.insecure_channel(address) as channel:
         try:
             channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=5)
@@ -136,6 +145,52 @@ def needs_token(address: str) -> bool:
             reason = error.code().name.lower().replace("_", " ")
             raise ClusterUnreachableError(f"cluster {address!r}: no Ray answers there ({reason})") from error
     return False
+
+
+def token_file() -> Path | None:
+    """Return the file that Ray reads the user's token from, None where an environment variable holds it."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return None
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def _make_token() -> None:
+    """Make the token of a user who has none, as Ray would, but for the user's eyes only."""
+    path = token_file()
+    if path is None or os.environ.get("RAY_AUTH_MODE", "token") != "token" or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    # Where it cannot be made, Ray says so itself.
+    with suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    _keep_token_private()
+
+
+def _keep_token_private() -> None:
+    """Take the right to read the user's token from others: Ray makes the file readable for all."""
+    path = token_file()
+    with suppress(OSError):
+        if path is not None and path.stat().st_uid == os.getuid() and stat.S_IMODE(path.stat().st_mode) & 0o077:
+            path.chmod(0o600)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let Ray that is started here listen on 127.0.0.1 alone; by itself it listens on every address of the machine."""
+    from ray._private import ray_constants
+
+    # On a Mac and on Windows Ray does so by itself: by this constant here, by the variable in its processes.
+    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    variable, constant = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = constant
+        del os.environ[name]
+        if variable is not None:
+            os.environ[name] = variable
 
 
 def _turn_authentication_on() -> None:

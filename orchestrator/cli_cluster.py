@@ -1,18 +1,18 @@
-"""The commands `defectnas cluster ...`: manifests from a profile, jobs onto a cluster."""
+"""The commands `defectnas cluster ...`: manifests from a profile, jobs onto a cluster, and a check of one."""
 
 import json
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
 
-_FAILED = 1
-"""The exit code of what went wrong outside of this program; it may be tried again."""
+_FAILED, _BAD_INPUT = 1, 2
+"""Exit codes: something went wrong outside of this program, and may be tried again; the input cannot be used."""
 
-cluster_app = typer.Typer(no_args_is_help=True, help="Render cluster manifests from a profile and submit jobs.")
+cluster_app = typer.Typer(no_args_is_help=True, help="Check a cluster, render its manifests, submit jobs to it.")
 
 # Everything from the first word of the command on is the command's, also where the user left out the --.
 _COMMAND = {"allow_interspersed_args": False}
@@ -124,6 +124,52 @@ def run(
 
 
 @cluster_app.command()
+def check(
+    cluster: Annotated[
+        str,
+        typer.Option("--cluster", metavar="PROFILE.toml|HOST:PORT|auto", help="a profile also says what to expect"),
+    ] = "auto",
+    runs: Annotated[
+        Path | None,
+        typer.Option("--runs", help="folder that all nodes should share", show_default="of the profile, else runs/"),
+    ] = None,
+    node: Annotated[
+        str,
+        typer.Option(
+            "--node",
+            metavar="KEY=VALUE",
+            help="label of the node that latency is measured on",
+            show_default="where a latency slot is, else a GPU",
+        ),
+    ] = "",
+    mib: Annotated[int, typer.Option("--mib", min=1, max=4096, help="size of what is summed and sent (MiB)")] = 64,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="most seconds for each step")] = 60.0,
+    json_: JsonOption = False,
+) -> None:
+    """Find out whether a cluster can carry a search; run it on one of its nodes.
+
+    Nodes, versions, shared storage, clocks, a broadcast and an all-reduce across nodes, a latency probe.
+    Exit codes: 0 nothing failed (there may be warnings), 1 a check failed, 2 bad input.
+    """
+    from clusters.connect import AddressError
+    from orchestrator import cluster_check
+
+    if node and not all(node.partition("=")[::2]):
+        raise cluster_check.NoClusterError(f"--node {node}: needed is a label, as defectnas/device=jetson")
+    question = cluster_check.question_of(cluster, runs, label=node, mib=mib, timeout_s=timeout)
+    # It is another one while the checks run.
+    out = sys.stdout
+    try:
+        report = cluster_check.checked(question, lambda report: _print_report(report, json_, out), sys.stderr)
+    except AddressError as error:
+        print(f"defectnas: {error}", file=sys.stderr)
+        raise typer.Exit(_BAD_INPUT) from error
+    _print_report(report, json_, out)
+    if report.failed:
+        raise typer.Exit(_FAILED)
+
+
+@cluster_app.command()
 def example(
     kind: Annotated[
         Literal["address", "kuberay", "slurm", "aws", "gcp", "onprem"], typer.Argument(help="what the cluster is")
@@ -142,6 +188,17 @@ def _check_options(words: list[str]) -> None:
     group: Any = typer.main.get_command(app)
     if words and words[0] in group.commands:
         group.commands[words[0]].make_context(f"defectnas {words[0]}", words[1:])
+
+
+def _print_report(report: Any, json_: bool, out: TextIO) -> None:
+    if json_:
+        print(json.dumps(report.to_dict()), file=out, flush=True)
+        return
+    from rich.console import Console
+
+    from orchestrator.cluster_tables import report_tables
+
+    Console(file=out, highlight=False).print(report_tables(report.nodes, report.checks))
 
 
 def _print_commands(title: str, lines: list[str]) -> None:

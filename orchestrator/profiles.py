@@ -88,15 +88,19 @@ def resolve_address(setting: str, folder: Path | None = None) -> str:
     if not setting.endswith(".toml"):
         return setting
     path = (folder or Path()) / Path(setting).expanduser()
-    profile = read_profile(path)
-    if profile.address:
-        return profile.address
-    if profile.kind == "onprem":
-        return f"{profile.onprem.head}:{profile.ray.port}"
+    if address := address_of(read_profile(path)):
+        return address
     raise ProfileError(
         f"{path}: address: missing; give that of a cluster that runs, or submit instead: "
         f"defectnas cluster submit --cluster {setting} -- search ..."
     )
+
+
+def address_of(profile: Profile) -> str | None:
+    """Return HOST:PORT of the head of a profile's cluster, None where only the cluster itself knows it."""
+    if profile.kind == "onprem":
+        return profile.address or f"{profile.onprem.head}:{profile.ray.port}"
+    return profile.address or None
 
 
 def _minor(text: str) -> str:
