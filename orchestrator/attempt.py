@@ -8,8 +8,9 @@ from typing import Any
 
 from orchestrator.files import hold, write_atomically
 from orchestrator.group import run_in_group
-from orchestrator.runs import read_json
+from orchestrator.runs import read_json, trial_folder
 from search.errors import InputError
+from search.secret_texts import without_secrets
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 """Gets the name of a trial and one of its events."""
@@ -50,7 +51,8 @@ def attempt(folder: Path, function: str, emit: Callable[[dict[str, Any]], None])
             run_in_group(function, folder, lambda event: emit(_light(event)), workers)
         except Exception as error:
             write_atomically(folder / "error.txt", _report(error))
-            raise TrialFailedError(f"{type(error).__name__}: {error}", _is_final(error)) from error
+            text = without_secrets(f"{type(error).__name__}: {error}")
+            raise TrialFailedError(text, _is_final(error)) from error
 
 
 def run_here(
@@ -68,7 +70,7 @@ def run_here(
     for name in names:
         for _ in range(retries + 1):
             try:
-                attempt(run / "trials" / name, function, lambda event, name=name: on_event(name, event))  # type: ignore[misc]
+                attempt(trial_folder(run, name), function, lambda event, name=name: on_event(name, event))  # type: ignore[misc]
                 break
             except TrialFailedError as failure:
                 on_event(name, {"event": "failed"})
@@ -93,4 +95,5 @@ def _report(error: BaseException) -> str:
     text = "".join(traceback.format_exception(error))
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"The disk is full ({error.filename}); free some space, then resume the run.\n\n{text}"
-    return f"{type(error).__name__}: {error}\n\n{text}"
+    # What broke may show the address that it asked, with its password.
+    return without_secrets(f"{type(error).__name__}: {error}\n\n{text}")

@@ -16,6 +16,7 @@ from clusters.render import FILE_NAMES, Step, aftercare, program_of, render, ste
 from orchestrator.profiles import read_profile
 from orchestrator.runs import read_run
 from search.errors import InputError
+from search.secret_texts import without_secrets
 
 _SUBMITTED = ("search", "resume")
 _OF_THE_PROFILE = {
@@ -220,7 +221,7 @@ def words_on_head(words: Sequence[str], name: str, runs: str) -> list[str]:
     if not (Path(runs) / name / "run.json").is_file():
         return whole
     begun = read_run(Path(runs) / name).command
-    if begun != shlex.join(["defectnas", *whole]):
+    if begun != without_secrets(shlex.join(["defectnas", *whole])):
         raise CommandError(
             f"--name {name}: the run of this name was begun by another command ({begun}); choose another name, "
             f"or go on with it: resume {name}"

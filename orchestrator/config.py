@@ -15,8 +15,11 @@ from typing import Any
 from models.architecture import OPERATOR_NAMES
 from orchestrator.files import parse_yaml
 from orchestrator.launch import ALL_BUDGETS, BUDGETS_OF, DataSetSettings, Launch
+from orchestrator.runs import PLAIN_NAME
 from orchestrator.schema import InvalidSettingsError, Key, Problem, nearest, rebuild, validate
+from orchestrator.tracking_uri import PASSWORD
 from search.errors import InputError
+from search.secret_texts import has_password
 from search.settings import NetworkSettings
 
 
@@ -167,6 +170,7 @@ def _distinct(path: Path, others: Sequence[Path]) -> str:
 
 
 def _contradictions(launch: Launch) -> Iterator[Problem]:
+    yield from _passwords(json.loads(json.dumps(dataclasses.asdict(launch))))
     yield from _in_search(launch)
     yield from _in_network(launch.network)
     yield from _in_space(launch)
@@ -198,6 +202,17 @@ def _contradictions(launch: Launch) -> Iterator[Problem]:
         yield Problem(("runtime", "device"), text)
     if launch.baseline == launch.method:
         yield Problem(("baseline",), f"{launch.baseline} is the method itself; allowed: none")
+
+
+def _passwords(values: Any, key: Key = ()) -> Iterator[Problem]:
+    """Yield the settings that hold a password: they are written to config.yaml, and sent to MLflow."""
+    if isinstance(values, str):
+        if has_password(values):
+            text = PASSWORD if key == ("tracking", "uri") else "holds a password, and settings are written down"
+            yield Problem(key, text)
+    elif isinstance(values, dict | list):
+        for name, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from _passwords(value, (*key, str(name)))
 
 
 def _in_search(launch: Launch) -> Iterator[Problem]:
@@ -260,10 +275,10 @@ def _in_data_sets(launch: Launch) -> Iterator[Problem]:
             yield Problem(key, f"{data_set.path} is given twice")
         elif any(data_set.name == other.name for other in earlier):
             yield Problem((*key, "name"), f"{data_set.name!r} names two data sets; give each a name of its own")
-        if not re.fullmatch(r"[A-Za-z0-9._][A-Za-z0-9._-]*", data_set.name):
+        if not PLAIN_NAME.fullmatch(data_set.name):
             yield Problem(
                 (*key, "name"),
-                f"{data_set.name!r} is not allowed; allowed: letters, digits, '.', '_' and '-'",
+                f"{data_set.name!r} is not allowed; allowed: letters, digits, '.', '_' and '-', first none of '.-'",
             )
     names = [trial.record.name for trial in launch.trials()]
     if twice := sorted({name for name in names if names.count(name) > 1}):

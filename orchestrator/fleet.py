@@ -24,6 +24,7 @@ from orchestrator.attempt import RUN_TRIAL, Listener, TrialFailedError, attempt
 from orchestrator.files import write_atomically
 from orchestrator.resources import TrialResources
 from orchestrator.runs import trial_folder
+from search.secret_texts import without_secrets
 
 _DRIVER_CPU = 0.01
 """Tune takes no trial that asks for nothing."""
@@ -81,7 +82,8 @@ def run_fleet(
         # A process that was killed has written nothing itself.
         if not (folder / "metrics.json").exists() and not (folder / "error.txt").exists():
             texts = [f"{result.error}\n" for result in results if (result.config or {}).get("name", name) == name]
-            write_atomically(folder / "error.txt", "the process of the trial ended:\n" + "".join(texts))
+            ended = "the process of the trial ended:\n" + "".join(texts)
+            write_atomically(folder / "error.txt", without_secrets(ended))
 
 
 def _trainable(config: dict[str, Any]) -> None:

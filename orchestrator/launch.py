@@ -111,7 +111,9 @@ class TrackingSettings:
     """Where MLflow records the run."""
 
     enabled: bool = setting(True, "record the run with MLflow")
-    uri: str = setting("", "MLflow tracking URI; empty: a SQLite store beside the runs")
+    uri: str = setting(
+        "", "MLflow tracking URI, without a password (see security.md); empty: a SQLite store beside the runs"
+    )
     experiment: str = setting("defectnas", "MLflow experiment")
 
 

@@ -36,6 +36,7 @@ from orchestrator.runs import (
     unfinished,
 )
 from search.errors import InputError
+from search.secret_texts import without_secrets
 
 _TRACKER_PATIENCE_S = 30.0
 
@@ -162,7 +163,7 @@ def _create(launch: Launch, packs: Mapping[str, Path], runs: Path, name: str | N
         id=name or new_run_id(runs, launch.method, now),
         method=launch.method,
         created=now.isoformat(timespec="seconds"),
-        command=command,
+        command=without_secrets(command),
         version=version("defectnas"),
         trials=tuple(trial.record for trial in trials),
         commit=_commit(),

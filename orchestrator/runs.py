@@ -22,6 +22,9 @@ from typing import Any, Literal
 from orchestrator.files import hold, is_held, write_atomically, write_json
 from search.errors import InputError
 
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+"""What runs, trials and data sets may be called: a folder of such a name lies in the folder that it is put in."""
+
 State = Literal["done", "failed", "running", "stopped"]
 
 
@@ -71,7 +74,13 @@ class RunRecord:
 
 
 def trial_folder(run: Path, name: str) -> Path:
-    """Return the folder of the trial of this name."""
+    """Return the folder of the trial of this name.
+
+    Raises:
+        RunNameError: it would be outside of the run.
+    """
+    if not PLAIN_NAME.fullmatch(name):
+        raise RunNameError(f"trial {name!r} of {run}: no name; allowed are letters, digits, '.', '_' and '-'")
     return run / "trials" / name
 
 
@@ -89,7 +98,7 @@ def check_name(runs: Path, name: str) -> None:
         RunNameError: it is not a plain folder name.
         RunExistsError: `runs` has a run of this name.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+    if not PLAIN_NAME.fullmatch(name):
         raise RunNameError(f"--name {name!r}: not allowed; allowed are letters, digits, '.', '_' and '-'")
     if (runs / name).exists():
         raise RunExistsError(f"{runs / name}: this name is taken; choose another --name, or: defectnas resume {name}")
@@ -138,8 +147,10 @@ def read_run(run: Path) -> RunRecord:
     values = read_json(run / "run.json")
     try:
         trials = tuple(TrialRecord(**trial) for trial in values.pop("trials"))
+        for trial in trials:
+            trial_folder(run, trial.name)
         return RunRecord(**values, trials=trials)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RunNameError) as error:
         raise BrokenRunError(f"{run / 'run.json'}: not the record of a run ({error})") from error
 
 

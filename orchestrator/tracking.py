@@ -24,9 +24,17 @@ from typing import Any
 from orchestrator.runs import is_running
 from orchestrator.tracking_run import RunFollower, count_unsent, remember
 from orchestrator.tracking_store import StoreAwayError, StoredRun, StoreRefusedError
-from orchestrator.tracking_uri import ENVIRONMENT, TrackingUriError, embedded_uri, resolve_uri, ui_command
-from orchestrator.tracking_values import Point, without_secrets
+from orchestrator.tracking_uri import (
+    ENVIRONMENT,
+    TrackingUriError,
+    embedded_uri,
+    resolve_uri,
+    ui_command,
+    with_password,
+)
+from orchestrator.tracking_values import Point
 from search.errors import InputError
+from search.secret_texts import without_secrets
 
 __all__ = [
     "ENVIRONMENT",
@@ -201,7 +209,7 @@ class MlflowStore:
         self._on_answer = on_answer
         mlflow = _import_mlflow()
         with self._asking():
-            self._client = mlflow.MlflowClient(tracking_uri=uri)
+            self._client = mlflow.MlflowClient(tracking_uri=with_password(uri))
             found = self._client.get_experiment_by_name(experiment)
             if found is not None and found.lifecycle_stage != "active":
                 raise StoreRefusedError(f"experiment {experiment!r} was deleted; restore it or choose another name")

@@ -13,7 +13,8 @@ from orchestrator.ledger_reader import read_ledger
 from orchestrator.runs import RunRecord, State, read_run, trial_folder, trial_state
 from orchestrator.tracking_store import PARENT_TAG, TRIAL_TAG, TRIALS_TAG, Store, StoredRun
 from orchestrator.tracking_trial import TrialFollower
-from orchestrator.tracking_values import Sent, points_at, summary_note, summary_values, without_secrets
+from orchestrator.tracking_values import Sent, points_at, summary_note, summary_values
+from search.secret_texts import without_secrets
 
 _log = logging.getLogger(__name__)
 

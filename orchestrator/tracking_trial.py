@@ -23,8 +23,8 @@ from orchestrator.tracking_values import (
     result_values,
     stage_seconds,
     time_ms,
-    without_secrets,
 )
+from search.secret_texts import without_secrets
 
 STATUS: Mapping[State, str] = {
     "done": "FINISHED",

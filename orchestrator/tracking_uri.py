@@ -1,12 +1,14 @@
 """Addresses of tracking stores: the embedded one, those that a user gives, and the UI of the embedded one."""
 
+import os
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
-from orchestrator.tracking_values import without_secrets
 from search.errors import InputError
+from search.secret_texts import has_password, without_secrets
 
 ENVIRONMENT: Mapping[str, str] = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -17,7 +19,15 @@ ENVIRONMENT: Mapping[str, str] = {
 }
 """What MLflow reads from its environment, unless the user has set it. Retrying is the tracker's part."""
 
-_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+_DATABASES = ("postgresql", "mysql", "mssql")
+_SCHEMES = ("sqlite", *_DATABASES, "http", "https", "databricks")
+
+
+PASSWORD = (
+    "holds a password, and settings are written down; leave it out and set MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD in the environment"
+)
+"""What is said of a URI with a password, after the URI."""
 
 
 class TrackingUriError(InputError):
@@ -39,6 +49,8 @@ def resolve_uri(uri: str, runs: Path) -> str:
         return embedded_uri(runs)
     scheme = re.split(r"[+:]", uri, maxsplit=1)[0]
     shown = without_secrets(uri)
+    if has_password(uri):
+        raise TrackingUriError(f"tracking.uri: {shown!r} {PASSWORD}")
     if scheme not in _SCHEMES:
         raise TrackingUriError(
             f"tracking.uri: {shown!r} is no tracking URI; allowed are sqlite:////PATH/mlflow.db, "
@@ -50,6 +62,21 @@ def resolve_uri(uri: str, runs: Path) -> str:
     if not path or path.startswith(":memory:"):
         raise TrackingUriError(f"tracking.uri: {shown!r} names no file; write sqlite:////PATH/mlflow.db")
     return f"sqlite:///{Path(path).resolve()}"
+
+
+def with_password(uri: str) -> str:
+    """Return the URI of a database with the user and password of the environment; other stores ask for them themselves.
+
+    Args:
+        uri: as `resolve_uri` returns it.
+    """
+    scheme, _, rest = uri.partition("://")
+    password = os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    if not password or scheme.split("+")[0] not in _DATABASES:
+        return uri
+    user, at, place = rest.rpartition("@")
+    user = user if at else quote(os.environ.get("MLFLOW_TRACKING_USERNAME", ""), safe="")
+    return f"{scheme}://{user}:{quote(password, safe='')}@{place}"
 
 
 def database_file(uri: str) -> Path | None:

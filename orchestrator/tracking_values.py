@@ -12,15 +12,13 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+from search.secret_texts import without_secrets
+
 _MEANS = ("miou", "mf1")
 _CURVES = {"loss": "loss", "alpha_loss": "alpha_loss", "iou": "iou", "lr": "lr", "seconds": "epoch_seconds"}
 _SCORES = ("iou", "f1", "pa")
 _TAUS = ("tau_validation", "tau_test")
 _COUNTS = ("parameters", "macs", "flops", "flops_paper", "latency_ms", "latency_iqr_ms")
-_SECRETS = (
-    (re.compile(r"://[^\s'\"]*@"), "://***@"),
-    (re.compile(r"(?i)\b((?:password|passwd|pwd|token|secret|api_?key)=)[^\s&;'\"]+"), r"\1***"),
-)
 
 
 @dataclass(frozen=True)
@@ -71,13 +69,6 @@ class Sent:
     def from_dict(cls, values: Mapping[str, Any]) -> "Sent":
         """Rebuild what `to_dict` gave."""
         return cls(int(values["n"]), {str(k): int(v) for k, v in values["steps"].items()})
-
-
-def without_secrets(text: str) -> str:
-    """Return the text with the user:password@ of addresses and the values of password=.. blotted out."""
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
-    return text
 
 
 def metric_key(*parts: str) -> str:

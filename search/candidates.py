@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from models.hybrid_architecture import HybridArchitecture
 from search.errors import InputError
 from search.scoring import InheritedScore
+from search.secret_texts import without_secrets
 
 
 class BrokenCandidates(InputError):
@@ -48,6 +49,11 @@ class Candidate:
     score: InheritedScore | None
     feasible: bool
     error: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.error is not None:
+            # What broke may show an address with its password, and candidates are written down.
+            object.__setattr__(self, "error", without_secrets(self.error))
 
     @property
     def digest(self) -> str:

@@ -62,6 +62,68 @@ def test_ray_begun_here_leaves_no_process_and_no_file(tmp_path):
         assert [name for name in os.listdir(root) if name.startswith("dn-")] == []
 
 
+GUARDED = """
+import os, stat
+from pathlib import Path
+from clusters.connect import connected, needs_token
+with connected("none", dashboard=True, cpus=1):
+    import ray
+    @ray.remote
+    def answer():
+        return 42
+    assert ray.get(answer.remote()) == 42
+    print(needs_token(ray.get_runtime_context().gcs_address))
+    folder = ray._private.worker._global_node.get_session_dir_path()
+    root = folder.split("/session")[0]
+    listening = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                listening[fields[9]] = fields[1].rpartition(":")[0]
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+            if root.encode() not in environment and int(process.name) != os.getpid():
+                continue
+            links = [os.readlink(link) for link in (process / "fd").iterdir()]
+        except OSError:
+            continue
+        found += [listening[link[8:-1]] for link in links if link.startswith("socket:[") and link[8:-1] in listening]
+    print(len(found) >= 3, sorted(set(found)))
+mode = stat.S_IMODE((Path.home() / ".ray" / "auth_token").stat().st_mode)
+print(oct(mode), os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"))
+print(ray._private.ray_constants.ENABLE_RAY_CLUSTER)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("token", ["none", "readable"])
+def test_ray_begun_here_asks_for_the_users_token_and_is_reached_from_this_machine_alone(token):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as root:
+        if token == "readable":
+            # As Ray itself makes it.
+            (Path(root) / ".ray").mkdir()
+            (Path(root) / ".ray" / "auth_token").write_text("0" * 64)
+        environment = {**kept, "HOME": root, "TMPDIR": root}
+        command = [sys.executable, "-c", GUARDED]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        asks, several, mode, constant = done.stdout.splitlines()
+        assert asks == "True"
+        loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+        assert several.startswith("True")
+        assert set(listed(several.removeprefix("True "))) <= loopback
+        assert mode == "0o600 None"
+        assert constant == "True"
+
+
+def listed(text: str) -> list[str]:
+    return [part.strip(" '[]") for part in text.split(",")]
+
+
 def test_importing_it_keeps_uv_from_building_an_environment_per_node():
     code = "import clusters.connect, ray._private.ray_constants as c; print(c.RAY_ENABLE_UV_RUN_RUNTIME_ENV)"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_ENABLE_UV")}

@@ -25,13 +25,16 @@ def quick(folder: Path, emit=None) -> dict:
 
 
 def chosen(folder: Path, emit=None) -> dict:
-    """Whatever the name of the data set says: fails-.., bad-.., dies-.., waits-.., full-..; else quick."""
+    """Whatever the name of the data set says: fails-.., bad-.., tells-.., dies-.., waits-.., full-..; else quick."""
     kind = folder.name.partition("-")[0]
     if kind == "fails":
         quick_start(folder, emit)
         raise RuntimeError("the trial broke")
     if kind == "bad":
         raise InputError("image kos01: truncated")
+    if kind == "tells":
+        key = os.environ["AWS_SECRET_ACCESS_KEY"]
+        raise RuntimeError(f"http://ann:{key}@proxy is away, and the key is {key}")
     if kind == "full":
         raise OSError(28, "No space left on device", str(folder / "checkpoint"))
     if kind == "dies" and not _marked(folder, "died"):

@@ -16,7 +16,7 @@ from search.settings import Settings
 def surfaces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small data sets, named so that the stand-in trials of the same name do what they say."""
     root = tmp_path_factory.mktemp("surfaces")
-    for name in ("good", "fails", "waits", "dies"):
+    for name in ("good", "fails", "waits", "dies", "tells"):
         write_dataset(root / name, images=8, size=32)
     return root
 

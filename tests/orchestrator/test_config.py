@@ -65,7 +65,7 @@ def from_file(folder: Path, text: str) -> Launch:
         ("{resources: {least_workers: 2}}", "resources.least_workers: 2 is more than resources.workers, 1"),
         ("{search: {batch: 4}, retrain: {batch: 8}, resources: {workers: 4}}", "search.batch: 4 tiles for 4 workers; needed is at least 8"),
         ("{method: random, baseline: random}", "baseline: random is the method itself; allowed: none"),
-        ("data_sets: [{path: x, name: a/b}]", "data_sets.0.name: 'a/b' is not allowed; allowed: letters, digits, '.', '_' and '-'"),
+        ("data_sets: [{path: x, name: a/b}]", "data_sets.0.name: 'a/b' is not allowed; allowed: letters, digits, '.', '_' and '-', first none of '.-'"),
         ("data_sets: [{path: x, name: n}, {path: y, name: n}]", "data_sets.1.name: 'n' names two data sets; give each a name of its own"),
     ],
 )  # fmt: skip

@@ -43,7 +43,8 @@ from orchestrator.tracking import (
 )
 from orchestrator.tracking_run import count_unsent
 from orchestrator.tracking_uri import database_file
-from orchestrator.tracking_values import Sent, metric_key, summary_note, summary_values, without_secrets
+from orchestrator.tracking_values import Sent, metric_key, summary_note, summary_values
+from search.secret_texts import without_secrets
 
 pytestmark = pytest.mark.filterwarnings(FIRST_OPENED)
 
@@ -484,7 +485,7 @@ def test_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert resolve_uri("", tmp_path / "runs") == f"sqlite:///{tmp_path}/runs/mlflow.db"
     assert resolve_uri("sqlite:///here.db", tmp_path) == f"sqlite:///{tmp_path}/here.db"
-    for uri in ("http://127.0.0.1:5000", "https://h", "postgresql+psycopg2://u:p@h/d"):
+    for uri in ("http://127.0.0.1:5000", "https://h", "postgresql+psycopg2://u@h/d"):
         assert resolve_uri(uri, tmp_path) == uri
     for uri in ("mlruns", "file:///tmp/mlruns", "ftp://u:s3cret@h", "sqlite://", "sqlite:///:memory:"):
         with pytest.raises(TrackingUriError) as raised:
