@@ -51,19 +51,14 @@ def test_a_healthy_cluster_is_seen_whole_and_left_as_it_was(address, tmp_path):
     report = json.loads(done.stdout)
     assert report["ok"]
     assert report["cluster"] == address
-    assert [node["cpus"] for node in report["nodes"]] == [
-        1,
-        *sorted((1, 2), key=lambda c: report["nodes"][1]["cpus"] != c),
-    ]
+    assert sorted(node["cpus"] for node in report["nodes"]) == [1, 1, 2]
     (board,) = [node for node in report["nodes"] if node["labels"]]
     assert (board["labels"], board["resources"]) == ({"defectnas/device": "jetson"}, {"latency_slot": 1.0})
     checks = by_name(report)
     states = {name: check["state"] for name, check in checks.items()}
-    # Other work on this machine may disturb the probe, and these nodes ask for no token.
-    assert {**states, "access": "", "latency probe": ""} == dict.fromkeys(CHECKS, "pass") | {
-        "access": "",
-        "latency probe": "",
-    }
+    # These nodes ask for no token, and other work on this machine may disturb the probe.
+    assert {states.pop(name) for name in CHECKS if name not in ("access", "latency probe")} == {"pass"}
+    assert states["latency probe"] in ("pass", "warning")
     assert states["access"] == "warning"
     assert checks["all-reduce"]["values"]["workers"] == 3
     assert len(checks["broadcast"]["values"]["seconds"]) == 2
