@@ -130,7 +130,8 @@ def test_a_change_of_the_profile_reaches_every_manifest(port, dashboard, label, 
         assert f"http://127.0.0.1:{dashboard}" in str(steps(whole, JOB, ROOT)[-1])
         assert mount in text
         assert label in text
-    exported = [line for line in script.splitlines() if line.startswith("export OTHER=")]
+    # By line feeds alone, as the shell does: `splitlines` also breaks at U+0085, which a value may hold.
+    exported = [line for line in script.split("\n") if line.startswith("export OTHER=")]
     seen = subprocess.run(["bash", "-c", f'{exported[0]}; printf %s "$OTHER"'], capture_output=True, check=True)
     assert seen.stdout.decode() == value
 
