@@ -204,8 +204,11 @@ def second_driver(ground: Ground, name: str, generator: random.Random) -> Verdic
     while not list(runs.glob(f"*/trials/{NAME}/ledger.jsonl")):
         time.sleep(0.2)
     folder = next(runs.glob(f"*/trials/{NAME}"))
+    # So short a search could end before the second command has read its modules.
+    os.kill(process.pid, signal.SIGSTOP)
     second = defectnas("resume", folder.parents[1].name, "--runs", runs)
     said = second.communicate()[0]
+    os.kill(process.pid, signal.SIGCONT)
     if second.returncode != 2 or "in use" not in said:
         raise RuntimeError(f"the second was not refused: {said}")
     process.communicate()
@@ -324,6 +327,7 @@ def main() -> None:
                     continue
                 except Exception as error:  # a fault that was not survived is a result, not the end of the benchmark
                     row["errors"].append(f"{type(error).__name__}: {error}"[:2000])
+                    print(f"{kind}: {row['errors'][-1]}", file=sys.stderr)
                     continue
                 row["survived"] += verdict.survived
                 row["lost"] += verdict.lost
