@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
 import time
@@ -15,6 +16,8 @@ from typing import IO, Any
 import yaml
 
 from search.errors import InputError
+
+_LONGEST_BUILD_S = 6 * 3600.0
 
 
 class InUseError(InputError):
@@ -76,6 +79,29 @@ def hold(path: Path, what: str, wait_s: float = 0.3) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+@contextmanager
+def built_once(target: Path) -> Iterator[Path | None]:
+    """Yield a folder to write into that becomes `target` after the with-block; None where that is there already.
+
+    Of several processes of a machine one builds, and the others wait for it; a build that fails leaves nothing.
+    """
+    if target.exists():
+        yield None
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with hold(target.parent / f".{target.name}.lock", f"{target}", wait_s=_LONGEST_BUILD_S):
+        if target.exists():
+            yield None
+            return
+        building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield building
+            building.chmod(0o755)
+            building.rename(target)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
 
 
 def is_held(path: Path) -> bool:

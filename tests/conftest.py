@@ -29,3 +29,41 @@ def ray_session() -> Iterator[None]:
 
     with connected("none", cpus=4):
         yield
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """A local S3 server in this process, which this process and its children take for S3; its address."""
+    import logging
+
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    told = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
+    yield f"{host}:{port}"
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str) -> Iterator[str]:
+    """The URI of a new bucket."""
+    import uuid
+
+    from pyarrow.fs import S3FileSystem
+
+    name = f"b-{uuid.uuid4().hex[:12]}"
+    S3FileSystem(endpoint_override=s3_server, scheme="http", allow_bucket_creation=True).create_dir(name)
+    yield f"s3://{name}"
