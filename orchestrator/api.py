@@ -23,6 +23,7 @@ from orchestrator.pipeline import tracking_uri as resolved_tracking_uri
 from orchestrator.profiles import resolve_address
 from orchestrator.report import RunResult, result_of, results_in
 from orchestrator.runs import RunNotFoundError, RunRecord, find_run, read_run
+from orchestrator.storage import is_uri
 from search.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from search.data.report import Report
 
 RUNS = Path("runs")
+
+
+class TwoStoresError(InputError):
+    """Two stores are given for one run."""
 
 
 class NoStoreError(InputError):
@@ -55,6 +60,7 @@ _KEYS: Mapping[str, tuple[str, str]] = {
     "parallel": ("resources", "parallel"),
     "cluster": ("cluster", "address"),
     "ray": ("cluster", "ray"),
+    "storage": ("storage", "uri"),
     "tracking": ("tracking", "enabled"),
     "tracking_uri": ("tracking", "uri"),
     "experiment": ("tracking", "experiment"),
@@ -70,6 +76,7 @@ class WhereOptions(TypedDict, total=False):
 
     cpus, gpus: of one trial. workers: processes of the DDP group inside a trial. parallel: most trials at
     once. cluster: HOST:PORT, "auto", "none" or a profile (.toml). ray: False runs the trials one by one here.
+    storage: URI of a store that the run is mirrored to, and restored from where it is not here.
     """
 
     cpus: int | None
@@ -78,13 +85,14 @@ class WhereOptions(TypedDict, total=False):
     parallel: int | None
     cluster: str | None
     ray: bool | None
+    storage: str | None
 
 
 class LaunchOptions(WhereOptions, total=False):
     """What a launch is asked for; docs/configuration.md describes the settings behind the options.
 
-    data: folders of data sets. budget: demo, smoke, short or paper. config: a YAML file. settings: texts as
-    "search.epochs=5". method, baseline, seed, seeds, tracking, tracking_uri, experiment: the settings.
+    data: folders of data sets, or their URIs. budget: demo, smoke, short or paper. config: a YAML file. settings: texts
+    as "search.epochs=5". method, baseline, seed, seeds, tracking, tracking_uri, experiment: the settings.
     Of AutoNAD: objective, what is searched for (evolution, pareto, random); latency_limit_ms. device: that computes.
     """
 
@@ -112,7 +120,7 @@ def config(watch: Watch | None = None, **options: Unpack[LaunchOptions]) -> Laun
     """
     path, budget = options.get("config"), options.get("budget")
     layers = [file_layer(path)] if path is not None else []
-    layers.append(data_sets_layer([Path(folder) for folder in options.get("data", ())]))
+    layers.append(data_sets_layer(options.get("data", ())))
     layers.extend(_option_layers(options))
     layers.append(set_layer(options.get("settings", ())))
     if budget is not None or any("budget" in layer.values for layer in layers):
@@ -124,7 +132,7 @@ def config(watch: Watch | None = None, **options: Unpack[LaunchOptions]) -> Laun
 
 def search(
     *,
-    runs: Path = RUNS,
+    runs: str | Path = RUNS,
     name: str | None = None,
     watch: Watch | None = None,
     command: str = "orchestrator.api.search",
@@ -134,7 +142,7 @@ def search(
     """Search, retrain and test on every data set and seed; returns when all trials have ended.
 
     Args:
-        runs: the folder of runs.
+        runs: the folder of runs; or a URI, which is `RUNS` here and the option storage.
         name: the run's id; None gives it one of time and method.
         watch: shows how it goes; None shows nothing.
         command: kept in the run's record.
@@ -146,19 +154,21 @@ def search(
         Stopped: Ctrl-C or SIGTERM.
     """
     watch = watch or Watch("quiet")
-    return launch_run(config(watch, **options), runs.resolve(), name, command, watch, function)
+    folder = _here(runs, options)
+    return launch_run(config(watch, **options), folder.resolve(), name, command, watch, function)
 
 
 def demo(
     *,
-    runs: Path = RUNS,
+    runs: str | Path = RUNS,
     watch: Watch | None = None,
     command: str = "orchestrator.api.demo",
     function: str = RUN_TRIAL,
     **options: Unpack[LaunchOptions],
 ) -> RunResult:
     """Generate a small data set under `runs` and search on it; arguments and errors as for `search`."""
-    folder = runs.resolve() / "demo-data"
+    here = _here(runs, options)
+    folder = here.resolve() / "demo-data"
     if not folder.exists():
         # Written beside and renamed, so that an interrupted demo leaves no half data set for the next.
         building = folder.with_name(f".demo-data.{os.getpid()}")
@@ -168,13 +178,13 @@ def demo(
         finally:
             shutil.rmtree(building, ignore_errors=True)
     options = {"budget": "demo", **options, "data": [folder]}
-    return search(runs=runs, watch=watch, command=command, function=function, **options)
+    return search(runs=here, watch=watch, command=command, function=function, **options)
 
 
 def resume(
     run: str,
     *,
-    runs: Path = RUNS,
+    runs: str | Path = RUNS,
     watch: Watch | None = None,
     function: str = RUN_TRIAL,
     **options: Unpack[WhereOptions],
@@ -182,8 +192,8 @@ def resume(
     """Go on with a run: finished trials stay, failed ones are tried again, others continue.
 
     Args:
-        run: id of a run in `runs`, or the path of its folder.
-        runs: the folder of runs.
+        run: id of a run in `runs`, or the path of its folder; or id of one in the store, which is then restored.
+        runs: the folder of runs; or a URI, which is `RUNS` here and the option storage.
         watch: shows how it goes; None shows nothing.
         function: module:function that runs one trial.
         **options: see `WhereOptions`; for this launch only.
@@ -192,7 +202,7 @@ def resume(
         InputError: there is no such run, it is in use, or its files are damaged.
         Stopped: Ctrl-C or SIGTERM.
     """
-    folder = find_run(run, runs)
+    folder = _found(run, _here(runs, options), options.get("storage"), watch)
     sections: dict[str, dict[str, Any]] = {}
     for option, value in options.items():
         if value is not None:
@@ -200,6 +210,35 @@ def resume(
             sections.setdefault(section, {})[name] = value
     launch = _at_address(override(launch_of(folder), sections))
     return run_trials(folder, launch, watch or Watch("quiet"), function)
+
+
+def places(runs: str | Path, storage: str | None) -> tuple[Path, str]:
+    """Return the local folder of runs and the URI of the store, "" for none; `runs` may be the URI.
+
+    Raises:
+        TwoStoresError: two different stores are given.
+    """
+    if not is_uri(runs):
+        return Path(runs), storage or ""
+    if storage and storage != str(runs):
+        raise TwoStoresError(f"--runs {runs} and --storage {storage} are two stores; give one")
+    return RUNS, str(runs)
+
+
+def fetch(run: str, storage: str, *, runs: Path = RUNS) -> Path:
+    """Restore a run from a store, to look at or to go on with; returns its new folder.
+
+    Args:
+        run: the run's id.
+        storage: URI of the store.
+        runs: the local folder of runs.
+
+    Raises:
+        InputError: the store is away or has no such run, what it has is damaged, or there is one of this name here.
+    """
+    from orchestrator.fetch import get_run
+
+    return get_run(storage, run, runs)
 
 
 def show(run: str, *, runs: Path = RUNS) -> RunResult:
@@ -383,6 +422,26 @@ def _record_of(name: str, runs: Path) -> RunRecord | None:
 def _at_address(launch: Launch) -> Launch:
     """Return the launch with the address of a cluster where it names a profile: the profile may change, a run not."""
     return override(launch, {"cluster": {"address": resolve_address(launch.cluster.address)}})
+
+
+def _here(runs: str | Path, options: Any) -> Path:
+    """Return the local folder of runs; a URI in its place becomes the option storage."""
+    folder, uri = places(runs, options.get("storage"))
+    options["storage"] = uri or None
+    return folder
+
+
+def _found(run: str, runs: Path, storage: str | None, watch: Watch | None) -> Path:
+    """Return the folder of a run, restored from the store if it is not here."""
+    try:
+        return find_run(run, runs)
+    except RunNotFoundError:
+        if not storage:
+            raise
+    folder = fetch(run, storage, runs=runs)
+    if watch is not None:
+        watch.note(f"restored {folder} from {storage}")
+    return folder.resolve()
 
 
 def _option_layers(options: Mapping[str, Any]) -> list[Layer]:

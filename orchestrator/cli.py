@@ -36,12 +36,14 @@ from orchestrator.options import (
     NameOption,
     ObjectiveOption,
     ParallelOption,
+    PlaceOption,
     QuietOption,
     RayOption,
     RunsOption,
     SeedOption,
     SeedsOption,
     SetOption,
+    StorageOption,
     TrackingOption,
     UnderOption,
     UriOption,
@@ -105,7 +107,8 @@ def search(
     latency_limit: LatencyOption = None,
     device: DeviceOption = None,
     name: NameOption = None,
-    runs: RunsOption = Path("runs"),
+    runs: PlaceOption = "runs",
+    storage: StorageOption = None,
     cpus: CpusOption = None,
     gpus: GpusOption = None,
     workers: WorkersOption = None,
@@ -139,6 +142,7 @@ def search(
         device=device,
         name=name,
         runs=runs,
+        storage=storage,
         cpus=cpus,
         gpus=gpus,
         workers=workers,
@@ -151,12 +155,13 @@ def search(
         watch=_watch(quiet, json_lines),
         command=_command_line(),
     )
-    _end(result, runs, json_)
+    _end(result, json_)
 
 
 @app.command()
 def demo(
-    runs: RunsOption = Path("runs"),
+    runs: PlaceOption = "runs",
+    storage: StorageOption = None,
     set_: SetOption = None,
     ray: RayOption = None,
     tracking: TrackingOption = None,
@@ -169,19 +174,21 @@ def demo(
 
     result = api.demo(
         runs=runs,
+        storage=storage,
         settings=set_ or [],
         ray=ray,
         tracking=tracking,
         watch=_watch(quiet, json_lines),
         command=_command_line(),
     )
-    _end(result, runs, json_)
+    _end(result, json_)
 
 
 @app.command()
 def resume(
     run: Annotated[str, typer.Argument(help="id of a run, or its folder")],
-    runs: RunsOption = Path("runs"),
+    runs: PlaceOption = "runs",
+    storage: StorageOption = None,
     cpus: CpusOption = None,
     gpus: GpusOption = None,
     parallel: ParallelOption = None,
@@ -194,9 +201,29 @@ def resume(
     """Go on with a run where it stopped: finished trials stay, failed ones are tried again."""
     from orchestrator import api
 
-    where = {"cpus": cpus, "gpus": gpus, "parallel": parallel, "cluster": cluster, "ray": ray}
+    where = {"cpus": cpus, "gpus": gpus, "parallel": parallel, "cluster": cluster, "ray": ray, "storage": storage}
     result = api.resume(run, runs=runs, watch=_watch(quiet, json_lines), **where)  # type: ignore[arg-type]
-    _end(result, runs, json_)
+    _end(result, json_)
+
+
+@app.command()
+def fetch(
+    run: Annotated[str | None, typer.Argument(help="id of a run in the store; none: list them")] = None,
+    runs: PlaceOption = "runs",
+    storage: StorageOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Restore a run from a store, to look at it here; to go on with it: defectnas resume."""
+    from orchestrator import api
+    from orchestrator.fetch import stored_runs
+
+    here, uri = api.places(runs, storage)
+    if run is None:
+        found = stored_runs(uri)
+        _print_json({"storage": uri, "runs": found}) if json_ else print("\n".join(found) or f"no runs at {uri}")
+        return
+    folder = api.fetch(run, uri, runs=here)
+    _print_json({"run": run, "folder": str(folder.resolve())}) if json_ else print(folder)
 
 
 @app.command()
@@ -417,14 +444,15 @@ def _watch(quiet: bool, json_lines: bool) -> Any:
     return Watch("quiet" if quiet else "json-lines" if json_lines else "auto")
 
 
-def _end(result: Any, runs: Path, json_: bool) -> None:
+def _end(result: Any, json_: bool) -> None:
     """Print the result of a launch, and leave with the exit code that it deserves."""
     if json_:
         _print_json(result.to_dict())
     else:
         _print_result(result)
         _stdout().print(
-            Text(f"run folder  {result.folder}\nMLflow UI   defectnas ui{_runs_flag(runs)}"), soft_wrap=True
+            Text(f"run folder  {result.folder}\nMLflow UI   defectnas ui{_runs_flag(result.folder.parent)}"),
+            soft_wrap=True,
         )
     if result.failed:
         _print_failures(result)
@@ -462,7 +490,7 @@ def _command_line() -> str:
 
 
 def _runs_flag(runs: Path) -> str:
-    return "" if runs == Path("runs") else f" --runs {shlex.quote(str(runs))}"
+    return "" if runs == Path("runs").resolve() else f" --runs {shlex.quote(str(runs))}"
 
 
 def _as_typed(run: Path) -> str:

@@ -17,6 +17,7 @@ from orchestrator.files import parse_yaml
 from orchestrator.launch import ALL_BUDGETS, BUDGETS_OF, DataSetSettings, Launch
 from orchestrator.runs import PLAIN_NAME
 from orchestrator.schema import InvalidSettingsError, Key, Problem, nearest, rebuild, validate
+from orchestrator.storage import StorageUriError, check_uri, is_uri
 from orchestrator.tracking_uri import PASSWORD
 from search.errors import InputError
 from search.secret_texts import has_password
@@ -119,15 +120,16 @@ def set_layer(assignments: Sequence[str]) -> Layer:
     return Layer("--set", values)
 
 
-def data_sets_layer(paths: Sequence[Path]) -> Layer:
-    """Return the layer of `--data` options; they replace the data sets of a file."""
-    return Layer("--data", {"data_sets": [{"path": str(path.resolve())} for path in paths]} if paths else {})
+def data_sets_layer(places: Sequence[str | Path]) -> Layer:
+    """Return the layer of `--data` options, folders or URIs; they replace the data sets of a file."""
+    paths = [str(place) if is_uri(place) else str(Path(place).resolve()) for place in places]
+    return Layer("--data", {"data_sets": [{"path": path} for path in paths]} if paths else {})
 
 
 def _rooted(entry: Any, folder: Path) -> Any:
     if isinstance(entry, str):
         entry = {"path": entry}
-    if isinstance(entry, dict) and isinstance(entry.get("path"), str):
+    if isinstance(entry, dict) and isinstance(entry.get("path"), str) and not is_uri(entry["path"]):
         return {**entry, "path": str((folder / Path(entry["path"]).expanduser()).resolve())}
     return entry
 
@@ -180,6 +182,8 @@ def _contradictions(launch: Launch) -> Iterator[Problem]:
             ("retrain", "select"),
             "best_val selects by held-out images: give retrain.validation_fraction above 0",
         )
+    if launch.storage.uri:
+        yield from _in_uri(("storage", "uri"), launch.storage.uri)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", launch.runtime.device):
         yield Problem(
             ("runtime", "device"),
@@ -267,9 +271,18 @@ def _in_network(network: NetworkSettings) -> Iterator[Problem]:
         yield Problem(("network", "fusion_reduction"), text)
 
 
+def _in_uri(key: Key, uri: str) -> Iterator[Problem]:
+    try:
+        check_uri(uri)
+    except StorageUriError as error:
+        yield Problem(key, str(error))
+
+
 def _in_data_sets(launch: Launch) -> Iterator[Problem]:
     for index, data_set in enumerate(launch.data_sets):
         key = ("data_sets", str(index))
+        if is_uri(data_set.path):
+            yield from _in_uri((*key, "path"), data_set.path)
         earlier = launch.data_sets[:index]
         if any(Path(data_set.path) == Path(other.path) and data_set.settings == other.settings for other in earlier):
             yield Problem(key, f"{data_set.path} is given twice")

@@ -28,16 +28,17 @@ class InvalidYamlError(InputError):
     """A text that is not YAML, or gives one key twice."""
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write text to path so that whoever reads it sees the old content or the new one.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write text or bytes to path so that whoever reads it sees the old content or the new one.
 
     Raises:
         OSError: the file cannot be written (full disk, no permission); path is then untouched.
     """
+    data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes private files; a run is read by others as any file that the user writes.

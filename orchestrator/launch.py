@@ -67,7 +67,12 @@ BUDGETS_OF: Mapping[str, Budgets] = {
 class DataSetSettings:
     """One data set of a launch."""
 
-    path: str = field(metadata={"help": "folder of the data set; a relative one is seen from the file that names it"})
+    path: str = field(
+        metadata={
+            "help": "folder of the data set, relative ones seen from the file that names it; "
+            "or its URI in a store, as s3://BUCKET/PATH"
+        }
+    )
     name: str = setting("", "name in folders and tables; empty: the folder's name")
     reader: str = setting("auto", "how the folder is laid out; auto recognises it")
     settings: Annotated[Mapping[str, Any], OverridesOf(DataSettings)] = field(
@@ -104,6 +109,22 @@ class ClusterSettings:
     )
     ray: bool = setting(True, "false: no Ray, the trials one after the other in this process")
     dashboard: bool = setting(False, "Ray's dashboard, where Ray is started in this process")
+    runtime_env: Literal["none", "uv"] = setting(
+        "none",
+        "how the code reaches the nodes of a cluster that is joined; none: it is installed there; "
+        "uv: this source tree is sent, and each node makes its environment from uv.lock",
+    )
+
+
+@dataclass(frozen=True)
+class StorageSettings:
+    """The store that a run is mirrored to, so that it outlives its machine."""
+
+    uri: str = setting("", "s3://BUCKET/PATH, gs://, abfs:// or file:// that runs and packs are kept in; empty: none")
+    every: float = setting(
+        15.0, "time between two looks at what has changed; a dead machine loses as much", unit="s", gt=0
+    )
+    cache: str = setting("", "folder on each node for what is fetched; empty: defectnas in the user's cache")
 
 
 @dataclass(frozen=True)
@@ -144,6 +165,7 @@ class Launch:
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     resources: ResourceSettings = field(default_factory=ResourceSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    storage: StorageSettings = field(default_factory=StorageSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def to_yaml(self) -> str:

@@ -89,7 +89,7 @@ class Mirror:
         patience_s: float = 60.0,
         may_wait: bool = False,
         note: Callable[[str], None] = lambda text: None,
-        pace: lease.Pace = lease.PACE,
+        pace: lease.Pace | None = None,
     ):
         """Prepare to mirror; the store is asked first when the with-block begins.
 
@@ -102,12 +102,12 @@ class Mirror:
             patience_s: seconds for which the end of the with-block waits for a store that takes nothing.
             may_wait: the with-block begins also while the store is away (not where it refuses).
             note: gets a line now and then.
-            pace: of the beat by which others see that the run is driven.
+            pace: of the beat by which others see that the run is driven; None: `lease.PACE`.
         """
         self.trouble: str | None = None
         self._run, self._uri, self._packs, self._extra = run, uri, dict(packs or {}), dict(extra or {})
         self._every_s, self._patience_s, self._may_wait = every_s, patience_s, may_wait
-        self._note, self._pace = note, pace
+        self._note, self._pace = note, pace or lease.PACE
         self._owner = uuid.uuid4().hex
         self._store: Store | None = None
         self._known: set[str] = set()

@@ -7,8 +7,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from orchestrator import launch as settings
+from orchestrator.storage import is_uri
+from search.errors import InputError
 from search.hybrid_settings import EvolutionSettings
 from search.settings import RuntimeSettings
+
+
+class RunNotHereError(InputError):
+    """A command that reads local runs was given a store."""
+
 
 WHAT, WHERE, RECORD, OUTPUT = "What", "Where", "Record", "Output"
 """Panels of the options in --help."""
@@ -46,7 +53,30 @@ def milliseconds(text: str) -> float:
     return value
 
 
-RunsOption = Annotated[Path, typer.Option("--runs", help="folder of runs", rich_help_panel=RECORD)]
+def local_folder(text: str) -> Path:
+    """Return the folder of runs, where a command reads what lies here.
+
+    Raises:
+        RunNotHereError: it is the URI of a store.
+    """
+    if is_uri(text):
+        raise RunNotHereError(f"--runs {text}: only a folder is allowed here; first: defectnas fetch RUN --runs {text}")
+    return Path(text)
+
+
+RunsOption = Annotated[
+    Path, typer.Option("--runs", parser=local_folder, metavar="FOLDER", help="folder of runs", rich_help_panel=RECORD)
+]
+PlaceOption = Annotated[
+    str,
+    typer.Option(
+        "--runs",
+        metavar="FOLDER|URI",
+        help="folder of runs; or as s3://BUCKET/runs, for the folder runs and --storage",
+        rich_help_panel=RECORD,
+    ),
+]
+StorageOption = Annotated[str | None, _setting(RECORD, settings.StorageSettings, "uri", "--storage")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="print one JSON object on standard output", rich_help_panel=OUTPUT)
 ]
@@ -79,8 +109,8 @@ SetOption = Annotated[
     ),
 ]
 DataOption = Annotated[
-    list[Path] | None,
-    typer.Option("--data", metavar="FOLDER", help="a data set; repeatable", rich_help_panel=WHAT),
+    list[str] | None,
+    typer.Option("--data", metavar="FOLDER|URI", help="a data set; repeatable", rich_help_panel=WHAT),
 ]
 SeedOption = Annotated[int | None, _setting(WHAT, settings.Launch, "seed", "--seed")]
 SeedsOption = Annotated[int | None, _setting(WHAT, settings.Launch, "seeds", "--seeds")]

@@ -19,11 +19,13 @@ from orchestrator.attempt import RUN_HYBRID, RUN_TRIAL, run_here
 from orchestrator.config import file_layer, resolve
 from orchestrator.files import write_json
 from orchestrator.interrupts import interruptible
-from orchestrator.launch import Launch, Trial
+from orchestrator.launch import Launch, StorageSettings, Trial
 from orchestrator.live import Watch
 from orchestrator.report import RunResult, result_of
 from orchestrator.resources import TrialResources, drive_only, share_out, spare
 from orchestrator.runs import (
+    RunExistsError,
+    RunNotFoundError,
     RunRecord,
     check_name,
     create_run,
@@ -35,6 +37,8 @@ from orchestrator.runs import (
     trial_folder,
     unfinished,
 )
+from orchestrator.storage import is_uri, open_store, reachable
+from orchestrator.stored_packs import digest_in, get_pack
 from search.errors import InputError
 from search.secret_texts import without_secrets
 
@@ -80,16 +84,21 @@ def launch_run(
         check_name(runs, name)
     tracking_uri(launch, runs)
     _check_cluster(launch)
+    taken = _check_storage(launch, name)
     if launch.latency.replay:
         launch = override(launch, {"latency": {"replay": str(find_run(launch.latency.replay, runs).resolve())}})
-    packs = pack_data(launch.trials(), runs / "packs", watch)
-    run = _create(launch, packs, runs, name, command)
+    packs = pack_data(launch.trials(), runs / "packs", watch, launch.storage.cache)
+    run = _create(launch, packs, runs, name, command, taken)
     watch.note(f"run {run}")
-    return run_trials(run, launch, watch, function)
+    return run_trials(run, launch, watch, function, is_new=True)
 
 
-def run_trials(run: Path, launch: Launch, watch: Watch, function: str = RUN_TRIAL) -> RunResult:
+def run_trials(
+    run: Path, launch: Launch, watch: Watch, function: str = RUN_TRIAL, *, is_new: bool = False
+) -> RunResult:
     """Run what is left of a run folder: all of a new one, the unfinished and failed of an old one.
+
+    An old one goes on also while its store is away, which is told later.
 
     Raises:
         InUseError: another process works on the run.
@@ -100,10 +109,11 @@ def run_trials(run: Path, launch: Launch, watch: Watch, function: str = RUN_TRIA
         left = unfinished(run, read_run(run).trials)
         trials = [trial for trial in launch.trials() if trial.record in left]
         try:
-            if trials:
-                _restore(run, trials, watch)
-                with watch.follow(trials), _tracker(run, launch):
-                    _run(run, trials, launch, watch, function, install_handlers)
+            _restore(run, trials, launch, watch)
+            with watch.follow(trials), _mirror(run, launch, watch, may_wait=not is_new):
+                if trials:
+                    with _tracker(run, launch):
+                        _run(run, trials, launch, watch, function, install_handlers)
         except KeyboardInterrupt:
             raise Stopped(run) from None
     return result_of(run)
@@ -114,8 +124,14 @@ def launch_of(run: Path) -> Launch:
     return resolve([file_layer(run / "config.yaml")])
 
 
-def pack_data(trials: Sequence[Trial], cache: Path, watch: Watch) -> dict[str, Path]:
+def pack_data(trials: Sequence[Trial], packs_folder: Path, watch: Watch, cache: str = "") -> dict[str, Path]:
     """Open every data set, then pack each as its trials need it; returns the pack's folder by trial name.
+
+    Args:
+        trials: of the launch.
+        packs_folder: the folder of packs.
+        watch: shows how far it is.
+        cache: folder for data sets that are fetched, see `StorageSettings`.
 
     Raises:
         InputError: a data set cannot be used.
@@ -123,13 +139,22 @@ def pack_data(trials: Sequence[Trial], cache: Path, watch: Watch) -> dict[str, P
     from search.data.readers import open_dataset
 
     data_sets = {trial.data_set.name: trial.data_set for trial in trials}
-    opened = {name: open_dataset(Path(item.path), item.reader) for name, item in data_sets.items()}
+    opened = {name: open_dataset(_data_here(item.path, watch, cache), item.reader) for name, item in data_sets.items()}
     packs: dict[Any, Path] = {}
     for trial in trials:
         key = (trial.data_set.name, trial.settings.data, trial.settings.seed)
         if key not in packs:
-            packs[key] = _packed(opened[trial.data_set.name], trial, cache, watch)
+            packs[key] = _packed(opened[trial.data_set.name], trial, packs_folder, watch)
     return {trial.record.name: packs[trial.data_set.name, trial.settings.data, trial.settings.seed] for trial in trials}
+
+
+def _data_here(place: str, watch: Watch, cache: str) -> Path:
+    if not is_uri(place):
+        return Path(place)
+    from orchestrator.fetch import cache_folder, get_data
+
+    with watch.counting(f"fetching {place}") as count:
+        return get_data(place, cache_folder(cache), count)
 
 
 def _packed(data_set: Any, trial: Trial, cache: Path, watch: Watch) -> Path:
@@ -156,11 +181,13 @@ def _commit() -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _create(launch: Launch, packs: Mapping[str, Path], runs: Path, name: str | None, command: str) -> Path:
+def _create(
+    launch: Launch, packs: Mapping[str, Path], runs: Path, name: str | None, command: str, taken: Sequence[str]
+) -> Path:
     now = datetime.now(UTC)
     trials = launch.trials()
     record = RunRecord(
-        id=name or new_run_id(runs, launch.method, now),
+        id=name or new_run_id(runs, launch.method, now, taken),
         method=launch.method,
         created=now.isoformat(timespec="seconds"),
         command=without_secrets(command),
@@ -175,6 +202,7 @@ def _create(launch: Launch, packs: Mapping[str, Path], runs: Path, name: str | N
             "data": trial.data_set.path,
             "name": trial.data_set.name,
             "pack": str(packs[trial.record.name]),
+            "pack_digest": digest_in(packs[trial.record.name]),
             "forms": str(runs / "forms.json"),
             # AutoNAD divides its supernet among workers itself, by Ray Train.
             "workers": 1 if hybrid else launch.resources.workers,
@@ -191,15 +219,82 @@ def _group_of(launch: Launch) -> dict[str, int]:
     return {"supernet_workers": launch.resources.workers, "least_workers": launch.resources.least_workers}
 
 
-def _restore(run: Path, trials: Sequence[Trial], watch: Watch) -> None:
-    """Make trials ready to begin or go on: no old error, and their packs in place."""
+def _restore(run: Path, trials: Sequence[Trial], launch: Launch, watch: Watch) -> None:
+    """Make trials ready to begin or go on, also on another machine: no old error, packs and other files in place."""
     files = {trial.record.name: trial_folder(run, trial.record.name) for trial in trials}
     for folder in files.values():
         (folder / "error.txt").unlink(missing_ok=True)
     contents = {name: read_json(folder / "trial.json") for name, folder in files.items()}
-    lost = [trial for trial in trials if not Path(contents[trial.record.name]["pack"]).is_dir()]
-    for name, pack in pack_data(lost, run.parent / "packs", watch).items():
-        write_json(files[name] / "trial.json", {**contents[name], "pack": str(pack)})
+    packs, lost = {}, []
+    for trial in trials:
+        content = contents[trial.record.name]
+        if not Path(content["pack"]).is_dir():
+            found = _stored_pack(content, launch.storage, run.parent / "packs", watch)
+            packs.update({trial.record.name: found} if found else {})
+            lost.extend([] if found else [trial])
+    packs |= pack_data(lost, run.parent / "packs", watch, launch.storage.cache)
+    for name, content in contents.items():
+        new = dict(content)
+        if name in packs:
+            new |= {"pack": str(packs[name]), "pack_digest": digest_in(packs[name])}
+        if (run / "forms.json").exists():
+            # It came with the run from another machine, with what was decided there.
+            new["forms"] = str(run / "forms.json")
+        new.pop("storage", None)
+        if launch.storage.uri:
+            new["storage"] = {"uri": launch.storage.uri, "cache": launch.storage.cache}
+        if new != content:
+            write_json(files[name] / "trial.json", new)
+
+
+def _stored_pack(content: Mapping[str, Any], storage: StorageSettings, packs: Path, watch: Watch) -> Path | None:
+    """Return the pack of a trial, fetched from the store; None where that does not have it."""
+    if not storage.uri or not content.get("pack_digest"):
+        return None
+    name = Path(content["pack"]).name
+    try:
+        found = get_pack(open_store(storage.uri), content["pack_digest"], name, packs)
+    except (RunNotFoundError, OSError) as error:
+        watch.note(f"{name} is packed anew ({error})")
+        return None
+    watch.note(f"{name} fetched from {storage.uri}")
+    return found
+
+
+def _check_storage(launch: Launch, name: str | None) -> Sequence[str]:
+    """Find out before anything is written that the store is not there; returns the runs that it has.
+
+    Raises:
+        RunExistsError: a run of this name among them.
+        InputError: the store is away or refuses.
+    """
+    if not launch.storage.uri:
+        return ()
+    taken = reachable(launch.storage.uri).folders()
+    if name in taken:
+        place = f"{launch.storage.uri}/{name}"
+        raise RunExistsError(f"{place}: this name is taken; choose another --name, or: defectnas resume {name}")
+    return taken
+
+
+def _mirror(run: Path, launch: Launch, watch: Watch, may_wait: bool) -> AbstractContextManager[Any]:
+    if not launch.storage.uri:
+        return nullcontext()
+    from orchestrator.mirror import Mirror
+
+    contents = [read_json(trial_folder(run, trial.name) / "trial.json") for trial in read_run(run).trials]
+    packs = {Path(content["pack"]) for content in contents}
+    digests = {digest_in(pack): pack for pack in packs}
+    watch.note(f"mirrored to {launch.storage.uri}/{run.name}")
+    return Mirror(
+        run,
+        launch.storage.uri,
+        packs={digest: pack for digest, pack in digests.items() if digest is not None},
+        extra={"forms.json": run.parent / "forms.json"},
+        every_s=launch.storage.every,
+        may_wait=may_wait,
+        note=watch.note,
+    )
 
 
 def _run(

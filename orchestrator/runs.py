@@ -84,11 +84,11 @@ def trial_folder(run: Path, name: str) -> Path:
     return run / "trials" / name
 
 
-def new_run_id(runs: Path, method: str, now: datetime) -> str:
-    """Return a name that sorts by time and that no run in `runs` has."""
+def new_run_id(runs: Path, method: str, now: datetime, taken: Sequence[str] = ()) -> str:
+    """Return a name that sorts by time and that no run in `runs` has, and that is not taken elsewhere."""
     stem = f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{method}"
     names = [stem, *(f"{stem}-{k}" for k in range(2, 1000))]
-    return next(name for name in names if not (runs / name).exists())
+    return next(name for name in names if not (runs / name).exists() and name not in taken)
 
 
 def check_name(runs: Path, name: str) -> None:

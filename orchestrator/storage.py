@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from search.checkpoint import write_atomically
+from orchestrator.files import write_atomically
 from search.errors import InputError
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "file")

@@ -48,7 +48,7 @@ def get_pack(runs: Store, digest: str, name: str, packs: Path) -> Path:
     if not re.fullmatch(r"[\w.][\w.-]*", name) or name in (".", "..") or not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise DamagedStorageError(f"{runs.uri}: {name!r} with digest {digest!r} names no pack")
     target = packs / name
-    if target.exists() and _digest_in(target) != digest:
+    if target.exists() and digest_in(target) != digest:
         target = packs / f"{name}-{digest[:16]}"
     place = runs.below(f"packs/{digest}")
     with built_once(target) as building:
@@ -66,7 +66,8 @@ def get_pack(runs: Store, digest: str, name: str, packs: Path) -> Path:
     return target
 
 
-def _digest_in(pack: Path) -> str | None:
+def digest_in(pack: Path) -> str | None:
+    """Return the digest that a pack says it has, None where there is no pack."""
     try:
         return str(json.loads((pack / "meta.json").read_text(encoding="utf-8"))["digest"])
     except (OSError, ValueError, KeyError):

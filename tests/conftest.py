@@ -58,7 +58,7 @@ def s3_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(s3_server: str) -> Iterator[str]:
+def bucket(s3_server: str) -> str:
     """The URI of a new bucket."""
     import uuid
 
@@ -66,4 +66,4 @@ def bucket(s3_server: str) -> Iterator[str]:
 
     name = f"b-{uuid.uuid4().hex[:12]}"
     S3FileSystem(endpoint_override=s3_server, scheme="http", allow_bucket_creation=True).create_dir(name)
-    yield f"s3://{name}"
+    return f"s3://{name}"

@@ -62,7 +62,7 @@ def test_help_shows_defaults_and_units(run):
     text = " ".join(run("search", "--help").output.replace("│", " ").split())
     assert "paper on a GPU, else smoke" in text
     assert "trials per data set, of consecutive seeds (seeds) [default: (1)]" in text
-    assert "folder of runs [default: runs]" in text
+    assert "for the folder runs and --storage [default: runs]" in text
     assert "(px)" in run("data", "synthesize", "--help").output
 
 

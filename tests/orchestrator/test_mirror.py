@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import threading
+import time
 
 import pytest
 
@@ -207,16 +208,18 @@ def test_a_driver_that_was_taken_for_gone_writes_no_further_state(make_run, tmp_
     run, uri = make_run("good"), f"{bucket}/runs"
     store = open_store(uri).below(run.name)
     never = dataclasses.replace(QUICK, beat_s=60.0)
-    with caplog.at_level(logging.WARNING, "orchestrator"), mirrored(run, uri, pace=never):
+    with caplog.at_level(logging.WARNING, "orchestrator"), mirrored(run, uri, pace=never) as asleep:
         other = get_run(uri, run.name, tmp_path / "elsewhere")
-        with mirrored(other, uri):
-            newest = newest_manifest(store)
+        with mirrored(other, uri) as driver:
+            (other / "trials/good-s0/ledger.jsonl").write_text("mine")
             (run / "trials/good-s0/ledger.jsonl").write_text("late")
-        while "not mirrored any further" not in caplog.text and newest_manifest(store).owner == newest.owner:
-            (run / "trials/good-s0/ledger.jsonl").write_text("later")
-            lease._write(store, newest.owner, 1)
+            for _ in range(1000):
+                if asleep.trouble is not None:
+                    break
+                time.sleep(0.01)
     assert "not mirrored any further" in caplog.text
-    assert newest_manifest(store).owner == newest.owner
+    assert driver.trouble is None
+    assert newest_manifest(store).owner == position_of(other).owner
 
 
 def test_a_state_of_files_that_are_being_written_is_one_moment(tmp_path):

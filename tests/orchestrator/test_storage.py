@@ -197,7 +197,7 @@ def test_a_bucket_that_is_not_there_is_said_in_one_line(s3_server):
 
 
 def test_a_store_that_is_away_is_said_in_one_line(bucket):
-    with pytest.raises(StorageRefusedError, match="storage s3://x/runs: .*connect"):
+    with pytest.raises(StorageRefusedError, match=r"storage s3://x/runs: .*connect"):
         reachable("s3://x/runs?endpoint_override=127.0.0.1:9&scheme=http")
 
 
