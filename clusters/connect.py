@@ -7,7 +7,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,13 @@ class Cluster:
 
 
 @contextmanager
-def connected(address: str = "auto", *, dashboard: bool = False, cpus: int | None = None) -> Iterator[Cluster]:
+def connected(
+    address: str = "auto",
+    *,
+    dashboard: bool = False,
+    cpus: int | None = None,
+    runtime_env: Mapping[str, Any] | None = None,
+) -> Iterator[Cluster]:
     """Join or start Ray for the time of a with-block, and leave it as it was found.
 
     A cluster that was joined runs on. Ray started here ends with its processes, and its files go; it takes commands
@@ -71,6 +77,8 @@ def connected(address: str = "auto", *, dashboard: bool = False, cpus: int | Non
         dashboard: start the dashboard too, where Ray is started here. Nothing here needs it; it costs memory
             and processes.
         cpus: CPUs that Ray started here offers; None: those of the machine.
+        runtime_env: by which the nodes of a cluster that is joined make the environment of workers, as Ray has it;
+            None: theirs is used.
 
     Raises:
         ClusterUnreachableError: no Ray answers at the address, or it cannot be joined.
@@ -80,7 +88,7 @@ def connected(address: str = "auto", *, dashboard: bool = False, cpus: int | Non
         if needs_token(joined):
             _turn_authentication_on()
             _keep_token_private()
-        with _quiet_init(address=joined):
+        with _quiet_init(address=joined, runtime_env=dict(runtime_env) if runtime_env else None):
             yield _offer(joined)
         return
     _make_token()

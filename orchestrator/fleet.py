@@ -38,26 +38,30 @@ def run_fleet(
     *,
     retries: int = 2,
     function: str = RUN_TRIAL,
+    near: dict[str, str] | None = None,
 ) -> None:
     """Run trials side by side on the connected Ray; returns when each has ended, well or not.
 
     A trial that raised or whose process died leaves error.txt in its folder and never stops the others.
 
     Args:
-        run: the run's folder, on storage that every node sees.
+        run: the run's folder.
         names: names of the trials.
         resources: what each trial gets, and how many run at once.
         on_event: gets each event of each trial, in this process.
         retries: new attempts at a trial that raised or whose process died; bad input is not tried again.
         function: module:function that runs a trial.
+        near: labels of the nodes that see the run's folder; None: all do.
     """
+    each = {"CPU": resources.cpus or _DRIVER_CPU, "GPU": resources.gpus}
+    where = {} if near is None else {"bundle_label_selector": [near]}
     # Beside the trials and not in a temporary folder: Tune checks that every node sees its storage.
     storage = run / ".tune"
     for noisy in ("ray.tune", "ray.train", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     try:
         results = tune.Tuner(
-            tune.with_resources(_trainable, {"cpu": resources.cpus or _DRIVER_CPU, "gpu": resources.gpus}),
+            tune.with_resources(_trainable, tune.PlacementGroupFactory([each], **where)),
             param_space={
                 "name": tune.grid_search(list(names)),
                 "run": str(run),

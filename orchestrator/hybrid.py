@@ -5,18 +5,27 @@ a latency is measured while nothing else of the launch computes.
 """
 
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clusters.executor import MakeWorker, Pool, ray_pool, serial_pool
+from clusters.executor import Pool, ray_pool, serial_pool
+from orchestrator.nodes import (
+    ReturningPool,
+    among,
+    issue,
+    made_on_node,
+    nodes_that_see,
+    retrainer_on_node,
+)
 from orchestrator.resources import TooFewResourcesError
 from search.context import Context
 from search.errors import InputError
 from search.finetune import Weights
 from search.hybrid_trial import run_hybrid_trial, train_here
-from search.hybrid_workers import Hands
+from search.hybrid_workers import Hands, MakeWorker
 from search.ledger import Emit
 from search.trial import read_trial
 
@@ -48,7 +57,7 @@ def serial_hands(context: Context) -> Hands:
     """Return hands that do all in this process, one thing after the other."""
 
     def pool(make_worker: MakeWorker, kind: str) -> AbstractContextManager[Pool]:
-        return serial_pool(make_worker, retries=0)
+        return serial_pool(partial(make_worker, context.folder), retries=0)
 
     return Hands(train_here, pool, lambda weights: lambda: weights)
 
@@ -60,27 +69,38 @@ def ray_hands(context: Context) -> Hands:
     from orchestrator.supernet_trainer import train_with_ray
 
     trial = read_trial(context.folder)
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    ticket = issue(context.folder)
+    seeing, blind = nodes_that_see(context.folder, ticket.token)
+    # Workers elsewhere need the store; without one they are kept to the nodes that share the disk.
+    kept = among(seeing) if blind and not trial.get("storage") else {}
+    cpus, gpus = _offered(seeing if kept else [*seeing, *blind])
     workers, least = int(trial.get("supernet_workers", 1)), int(trial.get("least_workers", 1))
-    if gpus and workers > gpus:
-        raise TooFewResourcesError(f"resources.workers: {workers} workers with a GPU each; the cluster has {gpus} GPUs")
+    everywhere = int(ray.cluster_resources().get("GPU", 0))
+    if everywhere and workers > gpus:
+        where = f"the nodes that see {context.folder} have" if kept else "the cluster has"
+        more = "; give --runs as a folder that all nodes see, or --storage s3://BUCKET/PATH" if kept else ""
+        raise TooFewResourcesError(f"resources.workers: {workers} workers with a GPU each; {where} {gpus} GPUs{more}")
     scorers = int(trial.get("scorers") or gpus or max(1, cpus // context.threads))
+    # What drives holds a little of one CPU; a group that asked for all of them would wait for ever.
+    each = min(1.0, (cpus - _DRIVERS) / workers)
 
-    def pool(make_worker: MakeWorker, kind: str) -> AbstractContextManager[Pool]:
+    @contextmanager
+    def pool(make_worker: MakeWorker, kind: str) -> Iterator[Pool]:
         measures, latency = kind == "measure", context.settings.latency
         # Half a GPU, so that who measures finds room beside scorers; they rest while it measures.
         gpus_each = 0.5 if gpus and not (measures and latency.device == "cpu") else 0
-        return ray_pool(
-            make_worker,
+        on_node = retrainer_on_node if kind == "retrain" else made_on_node
+        with ray_pool(
+            partial(on_node, ticket, make_worker),
             actors=1 if measures else scorers,
             cpus=0 if gpus or measures else float(min(context.threads, cpus)),
             gpus=gpus_each,
             threads=context.threads,
             retries=_RETRIES,
             timeout_s=None if kind == "retrain" else context.settings.evolution.timeout or None,
-            options=probe_options(latency.node) if measures and latency.node else _ANYWHERE,
-        )
+            options=_placed(probe_options(latency.node) if measures and latency.node else _ANYWHERE, kept),
+        ) as workers:
+            yield ReturningPool(workers) if kind == "retrain" else workers
 
     def share(weights: Weights) -> Any:
         reference = ray.put(dict(weights))
@@ -90,9 +110,8 @@ def ray_hands(context: Context) -> Hands:
         if workers == 1 and not gpus:
             train_here(context)
         else:
-            # What drives holds a little of one CPU; a group that asked for all of them would wait for ever.
-            each = min(1.0, (cpus - _DRIVERS) / workers)
-            train_with_ray(context, workers, least=min(least, workers), cpus=each, gpu=bool(gpus))
+            few, far = min(least, workers), ticket if blind and not kept else None
+            train_with_ray(context, workers, least=few, cpus=each, gpu=bool(gpus), near=kept or None, far=far)
 
     return Hands(train, pool, share)
 
@@ -118,6 +137,22 @@ def probe_options(node: str) -> dict[str, Any]:
         )
     slot = {"resources": {_SLOT: 1}} if all(_SLOT in n["Resources"] for n in there) else {}
     return {"label_selector": {key: value}, **slot}
+
+
+def _offered(nodes: Sequence[str]) -> tuple[int, int]:
+    """Return the CPUs and GPUs of some nodes together."""
+    import ray
+
+    offered = [node["Resources"] for node in ray.nodes() if node["NodeID"] in nodes]
+    cpus, gpus = (sum(int(node.get(kind, 0)) for node in offered) for kind in ("CPU", "GPU"))
+    return max(1, cpus), gpus
+
+
+def _placed(options: dict[str, Any], kept: dict[str, str]) -> dict[str, Any]:
+    """Return options of actors that are kept to some nodes besides."""
+    if not kept:
+        return options
+    return {**options, "label_selector": {**options.get("label_selector", {}), **kept}}
 
 
 def _fetched(reference: Any) -> Weights:

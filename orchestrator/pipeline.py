@@ -8,6 +8,7 @@ import dataclasses
 import io
 import os
 import subprocess
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from typing import Any
 
 from orchestrator.attempt import RUN_HYBRID, RUN_TRIAL, run_here
 from orchestrator.config import file_layer, resolve
-from orchestrator.files import write_json
+from orchestrator.files import write_atomically, write_json
 from orchestrator.interrupts import interruptible
 from orchestrator.launch import Launch, StorageSettings, Trial
 from orchestrator.live import Watch
@@ -37,6 +38,7 @@ from orchestrator.runs import (
     trial_folder,
     unfinished,
 )
+from orchestrator.runtime_env import runtime_env
 from orchestrator.storage import is_uri, open_store, reachable
 from orchestrator.stored_packs import digest_in, get_pack
 from search.errors import InputError
@@ -84,6 +86,7 @@ def launch_run(
         check_name(runs, name)
     tracking_uri(launch, runs)
     _check_cluster(launch)
+    runtime_env(launch.cluster.runtime_env)
     taken = _check_storage(launch, name)
     if launch.latency.replay:
         launch = override(launch, {"latency": {"replay": str(find_run(launch.latency.replay, runs).resolve())}})
@@ -318,11 +321,14 @@ def _run(
         from clusters.connect import ClusterUnreachableError, connected
 
         try:
-            with connected(launch.cluster.address, dashboard=launch.cluster.dashboard) as cluster:
+            asked_for = launch.cluster
+            sent = runtime_env(asked_for.runtime_env)
+            with connected(asked_for.address, dashboard=asked_for.dashboard, runtime_env=sent) as cluster:
                 from orchestrator.fleet import run_fleet
 
                 install_handlers()
                 asked = launch.resources
+                near, cluster = _sharing(run, cluster, watch)
                 if launch.method == "autonad":
                     resources = drive_only(asked)
                     _fix_threads(run, names, 1 if asked.cpus == "auto" else asked.cpus)
@@ -331,9 +337,27 @@ def _run(
                     resources = share_out(asked, len(names), cpus=cluster.cpus, gpus=cluster.gpus, **nodes)
                     _fix_threads(run, names, max(1, resources.cpus // asked.workers))
                 watch.note(_placed(resources, cluster.address))
-                run_fleet(run, names, resources, watch.event, retries=retries, function=function)
+                run_fleet(run, names, resources, watch.event, retries=retries, function=function, near=near)
         except ClusterUnreachableError as error:
             raise ClusterError(str(error)) from error
+
+
+def _sharing(run: Path, cluster: Any, watch: Watch) -> tuple[dict[str, str] | None, Any]:
+    """Return the labels of the nodes that see the run's folder, and what they offer; (None, all) if all of them do."""
+    import ray
+
+    from clusters.connect import Cluster
+    from orchestrator.nodes import TOKEN, among, nodes_that_see
+
+    token = uuid.uuid4().hex
+    write_atomically(run / TOKEN, token)
+    seeing, blind = nodes_that_see(run, token)
+    if not blind:
+        return None, cluster
+    watch.note(f"{len(blind)} of {len(seeing) + len(blind)} nodes do not see {run}; trials are driven on the others")
+    near = [node["Resources"] for node in ray.nodes() if node["NodeID"] in seeing]
+    cpus, gpus = ([int(node.get(kind, 0)) for node in near] for kind in ("CPU", "GPU"))
+    return among(seeing), Cluster(cluster.address, sum(cpus), sum(gpus), max(cpus), max(gpus))
 
 
 def _check_cluster(launch: Launch) -> None:

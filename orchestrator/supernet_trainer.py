@@ -23,6 +23,8 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from orchestrator.home import Sent, home_of, materialise_state
+from orchestrator.nodes import Ticket
 from search.checkpoint import load_checkpoint
 from search.context import Context
 from search.errors import InputError
@@ -43,7 +45,15 @@ class SupernetFailed(RuntimeError):
 
 
 def train_with_ray(
-    context: Context, workers: int, *, least: int = 1, cpus: float, gpu: bool, failures: int = FAILURES
+    context: Context,
+    workers: int,
+    *,
+    least: int = 1,
+    cpus: float,
+    gpu: bool,
+    failures: int = FAILURES,
+    near: dict[str, str] | None = None,
+    far: Ticket | None = None,
 ) -> None:
     """Train the supernet of a trial, or go on; afterwards its folder holds `supernet.safetensors`.
 
@@ -55,6 +65,8 @@ def train_with_ray(
         cpus: that each holds.
         gpu: each has one.
         failures: times that the group is begun again when a worker dies or raises.
+        near: labels of the nodes that workers are kept to; None: to none.
+        far: by which workers on nodes that do not see the folder make one of their own; None: all see it.
 
     Raises:
         CheckpointDamaged, CheckpointMismatch: see `load_checkpoint`.
@@ -66,12 +78,13 @@ def train_with_ray(
     storage = context.folder / ".train"
     trainer = TorchTrainer(
         _loop,
-        train_loop_config={"folder": str(context.folder)},
+        train_loop_config={"folder": str(context.folder), "far": far, "home": far and home_of(far)},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=_LONGEST_WAIT_S),
         scaling_config=ScalingConfig(
             num_workers=workers if least == workers else (least, workers),
             use_gpu=gpu,
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
+            label_selector=near,
         ),
         run_config=RunConfig(
             # New each time: what a training goes on from is not Ray Train's, which does not survive damage to it.
@@ -105,15 +118,27 @@ def _loop(config: dict[str, Any]) -> str | None:
     from search.preflight import RanksDisagree
     from search.trial import open_context, read_trial
 
-    folder = Path(config["folder"])
+    folder, sent = Path(config["folder"]), Sent()
+    if config["far"] is not None:
+        folder, sent = materialise_state(config["far"], config["home"])
     context = open_context(folder, read_trial(folder), None)
+
+    def after_epoch(epoch: int) -> None:
+        if rank() == 0:
+            sent.send(folder)
+        ray.train.report({"epoch": epoch})
+
     try:
-        network = train_supernet(context, lambda epoch: ray.train.report({"epoch": epoch}))
+        network = train_supernet(context, after_epoch)
+        if rank() == 0:
+            save_weights(context, network)
+            sent.send(folder)
     except (OutOfMemory, RanksDisagree) as error:
         # All workers are here, with the same error; raised, Ray Train would only begin the group again.
         return str(error)
-    if rank() == 0:
-        save_weights(context, network)
+    finally:
+        if sent.home is not None:
+            shutil.rmtree(folder, ignore_errors=True)
     return None
 
 

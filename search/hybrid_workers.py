@@ -24,7 +24,8 @@ from search.trial import open_context, read_trial
 
 SUPERNET = "supernet.safetensors"
 
-MakeWorker = Callable[[], Callable[[Any], Any]]
+MakeWorker = Callable[[Path], Callable[[Any], Any]]
+"""Makes a worker of a trial from the trial's folder, which on another node may be another one."""
 
 
 class Pool(Protocol):
@@ -41,7 +42,7 @@ class Hands:
 
     Attributes:
         train: trains the supernet of a context, or goes on, and leaves `supernet.safetensors` in its folder.
-        pool: opens a pool for "score", "measure" or "retrain"; a worker is a function that returns a function.
+        pool: opens a pool for "score", "measure" or "retrain"; its workers are made wherever there is room.
         share: puts weights where every worker gets them at little cost; returns a function that fetches them.
     """
 

@@ -54,14 +54,14 @@ def run(context: Context, hands: Hands) -> list[dict[str, Any]]:
     """
     space = space_of(context.settings.space)
     limits = limits_of(context)
-    with hands.pool(partial(make_measurer, context.folder), "measure") as measurers:
+    with hands.pool(make_measurer, "measure") as measurers:
         _check_limits(context, space, limits, latencies_of(context, measurers))
     if not (context.folder / SUPERNET).exists():
         hands.train(context)
     fetch = hands.share(load_weights(context))
     with (
-        hands.pool(partial(make_measurer, context.folder), "measure") as measurers,
-        hands.pool(partial(make_scorer, context.folder, fetch), "score") as scorers,
+        hands.pool(make_measurer, "measure") as measurers,
+        hands.pool(partial(make_scorer, weights=fetch), "score") as scorers,
     ):
         latencies = latencies_of(context, measurers)
         table = _latency_table(context, space, latencies)
@@ -73,7 +73,7 @@ def run(context: Context, hands: Hands) -> list[dict[str, Any]]:
             drawn = evolve(context, space, limits, None, latencies, scorers, alone, "random")
     if search.best is None:
         raise NothingLegal(f"{len(search.candidates)} candidates, and none could be scored within the limits")
-    with hands.pool(partial(make_retrainer, context.folder, fetch), "retrain") as retrainers:
+    with hands.pool(partial(make_retrainer, weights=fetch), "retrain") as retrainers:
         return _retrain(context, search, drawn, retrainers, str(latencies.conditions))
 
 

@@ -1,15 +1,38 @@
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow_stores import client_of
 
+from orchestrator import api
 from orchestrator.runs import RunRecord, TrialRecord, create_run
 from orchestrator.tracking_uri import embedded_uri
 from search.data.synthetic import write_dataset
-from search.settings import Settings
+from search.hybrid_settings import (
+    EvolutionSettings,
+    FinetuneSettings,
+    LatencySettings,
+    SpaceSettings,
+    SupernetSettings,
+)
+from search.settings import DataSettings, RuntimeSettings, Settings
+
+TINY = {
+    "data": DataSettings(image_size=32, task="multiclass", augment=("hflip",)),
+    "space": SpaceSettings(
+        widths=((32,), (32, 64), (64,), (64,)), depths=((1, 2),) * 4, ratios=((2.0,),) * 4, decoder_width=32
+    ),
+    "supernet": SupernetSettings(epochs=3, warmup_epochs=1, batch=4, steps=2, validate_every=2, probes=1),
+    "latency": LatencySettings(records=0, repeats=1, warmup=0),
+    "evolution": EvolutionSettings(population=3, generations=2, children=2, parents=2, penalty=0.0),
+    "finetune": FinetuneSettings(epochs=1, steps=1, batch=4, seeds=1, lr=1e-3),
+    "runtime": RuntimeSettings(threads=1, device="cpu"),
+}
+"""What is measured by a clock decides nothing here."""
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +83,17 @@ def runs(tmp_path: Path, migrated_store: Path) -> Path:
     folder.mkdir()
     shutil.copy(migrated_store, folder / "mlflow.db")
     return folder
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """A config of a tiny AutoNAD search, and the metrics of one that nothing happened to."""
+    folder = tmp_path_factory.mktemp("searched")
+    data = write_dataset(folder / "images", images=16, size=64, seed=0)
+    sections = {name: json.loads(json.dumps(dataclasses.asdict(value))) for name, value in TINY.items()}
+    rest = {"method": "autonad", "budget": "smoke", "data_sets": [{"path": str(data)}]}
+    config = folder / "tiny.yaml"
+    off = {"cluster": {"ray": False}, "tracking": {"enabled": False}, "storage": {"every": 0.05}}
+    config.write_text(yaml.safe_dump({**rest, **sections, **off}))
+    result = api.search(runs=folder / "runs", config=config)
+    return config, result.trials[0].metrics

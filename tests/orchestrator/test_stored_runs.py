@@ -1,6 +1,5 @@
 """Whole runs on an S3 server: begun here, lost with their machine, restored and ended elsewhere."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -10,35 +9,12 @@ import sys
 from functools import partial
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from orchestrator import api, cli, lease
 from orchestrator.runs import read_run, trial_folder
 from orchestrator.storage import open_store
 from orchestrator.trees import newest_manifest
-from search.data.synthetic import write_dataset
-from search.hybrid_settings import (
-    EvolutionSettings,
-    FinetuneSettings,
-    LatencySettings,
-    SpaceSettings,
-    SupernetSettings,
-)
-from search.settings import DataSettings, RuntimeSettings
-
-TINY = {
-    "data": DataSettings(image_size=32, task="multiclass", augment=("hflip",)),
-    "space": SpaceSettings(
-        widths=((32,), (32, 64), (64,), (64,)), depths=((1, 2),) * 4, ratios=((2.0,),) * 4, decoder_width=32
-    ),
-    "supernet": SupernetSettings(epochs=3, warmup_epochs=1, batch=4, steps=2, validate_every=2, probes=1),
-    "latency": LatencySettings(records=0, repeats=1, warmup=0),
-    "evolution": EvolutionSettings(population=3, generations=2, children=2, parents=2, penalty=0.0),
-    "finetune": FinetuneSettings(epochs=1, steps=1, batch=4, seeds=1, lr=1e-3),
-    "runtime": RuntimeSettings(threads=1, device="cpu"),
-}
-"""What is measured by a clock decides nothing here."""
 
 
 @pytest.fixture
@@ -155,20 +131,6 @@ def without_times(value):
     if isinstance(value, dict):
         return {k: without_times(v) for k, v in value.items() if k not in timed}
     return [without_times(v) for v in value] if isinstance(value, list) else value
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory, s3_server):
-    """A config of a tiny AutoNAD search, and the metrics of one that nothing happened to."""
-    folder = tmp_path_factory.mktemp("searched")
-    data = write_dataset(folder / "images", images=16, size=64, seed=0)
-    sections = {name: json.loads(json.dumps(dataclasses.asdict(value))) for name, value in TINY.items()}
-    rest = {"method": "autonad", "budget": "smoke", "data_sets": [{"path": str(data)}]}
-    config = folder / "tiny.yaml"
-    off = {"cluster": {"ray": False}, "tracking": {"enabled": False}, "storage": {"every": 0.05}}
-    config.write_text(yaml.safe_dump({**rest, **sections, **off}))
-    result = api.search(runs=folder / "runs", config=config)
-    return config, result.trials[0].metrics
 
 
 @pytest.mark.parametrize("number", [3, 7])
