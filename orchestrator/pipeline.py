@@ -8,7 +8,6 @@ import dataclasses
 import io
 import os
 import subprocess
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from datetime import UTC, datetime
@@ -18,15 +17,14 @@ from typing import Any
 
 from orchestrator.attempt import RUN_HYBRID, RUN_TRIAL, run_here
 from orchestrator.config import file_layer, resolve
-from orchestrator.files import write_atomically, write_json
+from orchestrator.files import write_json
 from orchestrator.interrupts import interruptible
-from orchestrator.launch import Launch, StorageSettings, Trial
+from orchestrator.launch import Launch, Trial
 from orchestrator.live import Watch
+from orchestrator.prepare import check_storage, mirror_of, pack_data, restore, sharing
 from orchestrator.report import RunResult, result_of
 from orchestrator.resources import TrialResources, drive_only, share_out, spare
 from orchestrator.runs import (
-    RunExistsError,
-    RunNotFoundError,
     RunRecord,
     check_name,
     create_run,
@@ -39,8 +37,7 @@ from orchestrator.runs import (
     unfinished,
 )
 from orchestrator.runtime_env import runtime_env
-from orchestrator.storage import is_uri, open_store, reachable
-from orchestrator.stored_packs import digest_in, get_pack
+from orchestrator.stored_packs import digest_in
 from search.errors import InputError
 from search.secret_texts import without_secrets
 
@@ -87,7 +84,7 @@ def launch_run(
     tracking_uri(launch, runs)
     _check_cluster(launch)
     runtime_env(launch.cluster.runtime_env)
-    taken = _check_storage(launch, name)
+    taken = check_storage(launch, name)
     if launch.latency.replay:
         launch = override(launch, {"latency": {"replay": str(find_run(launch.latency.replay, runs).resolve())}})
     packs = pack_data(launch.trials(), runs / "packs", watch, launch.storage.cache)
@@ -112,8 +109,8 @@ def run_trials(
         left = unfinished(run, read_run(run).trials)
         trials = [trial for trial in launch.trials() if trial.record in left]
         try:
-            _restore(run, trials, launch, watch)
-            with watch.follow(trials), _mirror(run, launch, watch, may_wait=not is_new):
+            restore(run, trials, launch, watch)
+            with watch.follow(trials), mirror_of(run, launch, watch, may_wait=not is_new):
                 if trials:
                     with _tracker(run, launch):
                         _run(run, trials, launch, watch, function, install_handlers)
@@ -125,50 +122,6 @@ def run_trials(
 def launch_of(run: Path) -> Launch:
     """Return the launch that a run folder was made for."""
     return resolve([file_layer(run / "config.yaml")])
-
-
-def pack_data(trials: Sequence[Trial], packs_folder: Path, watch: Watch, cache: str = "") -> dict[str, Path]:
-    """Open every data set, then pack each as its trials need it; returns the pack's folder by trial name.
-
-    Args:
-        trials: of the launch.
-        packs_folder: the folder of packs.
-        watch: shows how far it is.
-        cache: folder for data sets that are fetched, see `StorageSettings`.
-
-    Raises:
-        InputError: a data set cannot be used.
-    """
-    from search.data.readers import open_dataset
-
-    data_sets = {trial.data_set.name: trial.data_set for trial in trials}
-    opened = {name: open_dataset(_data_here(item.path, watch, cache), item.reader) for name, item in data_sets.items()}
-    packs: dict[Any, Path] = {}
-    for trial in trials:
-        key = (trial.data_set.name, trial.settings.data, trial.settings.seed)
-        if key not in packs:
-            packs[key] = _packed(opened[trial.data_set.name], trial, packs_folder, watch)
-    return {trial.record.name: packs[trial.data_set.name, trial.settings.data, trial.settings.seed] for trial in trials}
-
-
-def _data_here(place: str, watch: Watch, cache: str) -> Path:
-    if not is_uri(place):
-        return Path(place)
-    from orchestrator.fetch import cache_folder, get_data
-
-    with watch.counting(f"fetching {place}") as count:
-        return get_data(place, cache_folder(cache), count)
-
-
-def _packed(data_set: Any, trial: Trial, cache: Path, watch: Watch) -> Path:
-    from search.data.pack import build_pack
-
-    name, seed = trial.data_set.name, trial.settings.seed
-    with watch.counting(f"packing {name}") as count:
-        pack = build_pack(data_set, trial.settings.data, seed, cache, count)
-    tiles = f"{len(pack.train.tiles)} training and {len(pack.test.tiles)} test tiles"
-    watch.note(f"{name}, seed {seed}: {len(data_set.samples)} images, {tiles} of {pack.image_size} px")
-    return pack.folder
 
 
 def _commit() -> str:
@@ -222,84 +175,6 @@ def _group_of(launch: Launch) -> dict[str, int]:
     return {"supernet_workers": launch.resources.workers, "least_workers": launch.resources.least_workers}
 
 
-def _restore(run: Path, trials: Sequence[Trial], launch: Launch, watch: Watch) -> None:
-    """Make trials ready to begin or go on, also on another machine: no old error, packs and other files in place."""
-    files = {trial.record.name: trial_folder(run, trial.record.name) for trial in trials}
-    for folder in files.values():
-        (folder / "error.txt").unlink(missing_ok=True)
-    contents = {name: read_json(folder / "trial.json") for name, folder in files.items()}
-    packs, lost = {}, []
-    for trial in trials:
-        content = contents[trial.record.name]
-        if not Path(content["pack"]).is_dir():
-            found = _stored_pack(content, launch.storage, run.parent / "packs", watch)
-            packs.update({trial.record.name: found} if found else {})
-            lost.extend([] if found else [trial])
-    packs |= pack_data(lost, run.parent / "packs", watch, launch.storage.cache)
-    for name, content in contents.items():
-        new = dict(content)
-        if name in packs:
-            new |= {"pack": str(packs[name]), "pack_digest": digest_in(packs[name])}
-        if (run / "forms.json").exists():
-            # It came with the run from another machine, with what was decided there.
-            new["forms"] = str(run / "forms.json")
-        new.pop("storage", None)
-        if launch.storage.uri:
-            new["storage"] = {"uri": launch.storage.uri, "cache": launch.storage.cache}
-        if new != content:
-            write_json(files[name] / "trial.json", new)
-
-
-def _stored_pack(content: Mapping[str, Any], storage: StorageSettings, packs: Path, watch: Watch) -> Path | None:
-    """Return the pack of a trial, fetched from the store; None where that does not have it."""
-    if not storage.uri or not content.get("pack_digest"):
-        return None
-    name = Path(content["pack"]).name
-    try:
-        found = get_pack(open_store(storage.uri), content["pack_digest"], name, packs)
-    except (RunNotFoundError, OSError) as error:
-        watch.note(f"{name} is packed anew ({error})")
-        return None
-    watch.note(f"{name} fetched from {storage.uri}")
-    return found
-
-
-def _check_storage(launch: Launch, name: str | None) -> Sequence[str]:
-    """Find out before anything is written that the store is not there; returns the runs that it has.
-
-    Raises:
-        RunExistsError: a run of this name among them.
-        InputError: the store is away or refuses.
-    """
-    if not launch.storage.uri:
-        return ()
-    taken = reachable(launch.storage.uri).folders()
-    if name in taken:
-        place = f"{launch.storage.uri}/{name}"
-        raise RunExistsError(f"{place}: this name is taken; choose another --name, or: defectnas resume {name}")
-    return taken
-
-
-def _mirror(run: Path, launch: Launch, watch: Watch, may_wait: bool) -> AbstractContextManager[Any]:
-    if not launch.storage.uri:
-        return nullcontext()
-    from orchestrator.mirror import Mirror
-
-    contents = [read_json(trial_folder(run, trial.name) / "trial.json") for trial in read_run(run).trials]
-    packs = {Path(content["pack"]) for content in contents}
-    digests = {digest_in(pack): pack for pack in packs}
-    watch.note(f"mirrored to {launch.storage.uri}/{run.name}")
-    return Mirror(
-        run,
-        launch.storage.uri,
-        packs={digest: pack for digest, pack in digests.items() if digest is not None},
-        extra={"forms.json": run.parent / "forms.json"},
-        every_s=launch.storage.every,
-        may_wait=may_wait,
-        note=watch.note,
-    )
-
-
 def _run(
     run: Path,
     trials: Sequence[Trial],
@@ -328,7 +203,7 @@ def _run(
 
                 install_handlers()
                 asked = launch.resources
-                near, cluster = _sharing(run, cluster, watch)
+                near, cluster = sharing(run, cluster, watch)
                 if launch.method == "autonad":
                     resources = drive_only(asked)
                     _fix_threads(run, names, 1 if asked.cpus == "auto" else asked.cpus)
@@ -340,24 +215,6 @@ def _run(
                 run_fleet(run, names, resources, watch.event, retries=retries, function=function, near=near)
         except ClusterUnreachableError as error:
             raise ClusterError(str(error)) from error
-
-
-def _sharing(run: Path, cluster: Any, watch: Watch) -> tuple[dict[str, str] | None, Any]:
-    """Return the labels of the nodes that see the run's folder, and what they offer; (None, all) if all of them do."""
-    import ray
-
-    from clusters.connect import Cluster
-    from orchestrator.nodes import TOKEN, among, nodes_that_see
-
-    token = uuid.uuid4().hex
-    write_atomically(run / TOKEN, token)
-    seeing, blind = nodes_that_see(run, token)
-    if not blind:
-        return None, cluster
-    watch.note(f"{len(blind)} of {len(seeing) + len(blind)} nodes do not see {run}; trials are driven on the others")
-    near = [node["Resources"] for node in ray.nodes() if node["NodeID"] in seeing]
-    cpus, gpus = ([int(node.get(kind, 0)) for node in near] for kind in ("CPU", "GPU"))
-    return among(seeing), Cluster(cluster.address, sum(cpus), sum(gpus), max(cpus), max(gpus))
 
 
 def _check_cluster(launch: Launch) -> None:
