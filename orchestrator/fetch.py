@@ -113,7 +113,7 @@ def get_run(uri: str, name: str, runs: Path) -> Path:
             if "run.json" not in manifest.files:
                 raise DamagedStorageError(f"{store.uri}/{manifest.name}: not the state of a run, run.json is missing")
             # No owner: whoever wrote the state may be alive, and is not this folder.
-            remember(building / "state", Position(uri, "", manifest.sequence))
+            remember(building / "state", Position(uri.rstrip("/"), "", manifest.sequence))
             building.chmod(0o755)
             (building / "state").rename(runs / name)
         except FileExistsError as error:

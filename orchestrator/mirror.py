@@ -105,7 +105,7 @@ class Mirror:
             pace: of the beat by which others see that the run is driven; None: `lease.PACE`.
         """
         self.trouble: str | None = None
-        self._run, self._uri, self._packs, self._extra = run, uri, dict(packs or {}), dict(extra or {})
+        self._run, self._uri, self._packs, self._extra = run, uri.rstrip("/"), dict(packs or {}), dict(extra or {})
         self._every_s, self._patience_s, self._may_wait = every_s, patience_s, may_wait
         self._note, self._pace = note, pace or lease.PACE
         self._owner = uuid.uuid4().hex

@@ -23,6 +23,7 @@ _ALLOWED = "allowed are s3://BUCKET/PATH, gs://BUCKET/PATH, abfs://CONTAINER@ACC
 _QUERY = ("region", "endpoint_override", "scheme")
 _CONNECT_S = 5.0
 _ATTEMPTS = 3
+_GOOGLE_S = 30
 _REFUSED = {
     "NO_SUCH_BUCKET": "there is no such bucket; create it first, or give another URI",
     "ACCESS_DENIED": "access denied",
@@ -198,8 +199,10 @@ def open_store(uri: str) -> Store:
     if parts.scheme != "s3":
         from pyarrow.fs import FileSystem
 
+        # Left to itself, Google's client tries for a quarter of an hour before it says anything.
+        limited = f"?retry_limit_seconds={_GOOGLE_S}" if parts.scheme in ("gs", "gcs") else ""
         with _asking(plain):
-            filesystem, root = FileSystem.from_uri(re.sub("^gcs:", "gs:", plain))
+            filesystem, root = FileSystem.from_uri(re.sub("^gcs:", "gs:", plain) + limited)
         return Store(plain, root.rstrip("/"), filesystem)
     options = dict(parse_qsl(parts.query))
     shown = f"{plain}?{parts.query}" if parts.query else plain

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.storage import StorageRefusedError, StorageUriError, check_uri, is_uri, open_store, reachable
+from orchestrator.storage import StorageRefusedError, StorageUriError, Store, check_uri, is_uri, open_store, reachable
 from orchestrator.stored_packs import get_pack, put_pack
 from orchestrator.trees import (
     CHUNK,
@@ -227,3 +227,29 @@ def test_a_pack_is_fetched_once_and_checked(place, tmp_path, surfaces):
     assert sorted(p.name for p in (tmp_path / "elsewhere").iterdir() if p.is_dir()) == sorted(
         [found.name, f"{found.name}-{pack.digest[:16]}"]
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("AWS Error ACCESS_DENIED during PutObject operation: Access Denied", "access denied; credentials come from"),
+        ("AWS Error UNKNOWN (HTTP status 403) during HeadObject operation", "access denied; credentials come from"),
+        ("AWS Error INVALID_ACCESS_KEY_ID during PutObject operation", "does not know the access key"),
+        ("AWS Error SIGNATURE_DOES_NOT_MATCH during PutObject", "the secret key is not that of the access key"),
+        ("google::cloud::Status(PERMISSION_DENIED: ...)", "access denied; credentials come from"),
+    ],
+)
+def test_a_store_that_refuses_is_one_line_that_says_where_credentials_come_from(text, said):
+    class Refusing:
+        type_name = "s3"
+
+        def open_output_stream(self, path):
+            raise OSError(text)
+
+    with pytest.raises(StorageRefusedError, match=said) as refused:
+        Store("s3://b/runs", "b/runs", Refusing()).write("a", b"")
+    assert str(refused.value).startswith("storage s3://b/runs: ")
+
+
+def test_a_slash_at_the_end_changes_nothing(tmp_path):
+    assert open_store(f"file://{tmp_path}/").uri == open_store(f"file://{tmp_path}").uri == f"file://{tmp_path}"
