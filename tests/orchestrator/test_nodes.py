@@ -156,10 +156,13 @@ def test_a_search_on_a_node_that_has_none_of_its_disks(tmp_path, bucket, searche
         environment = {**os.environ, "RAY_TMPDIR": root, "RAY_AUTH_MODE": "disabled", "TMPDIR": root}
         environment.pop("RAY_ADDRESS", None)
         start = f"exec {Path(sys.executable).parent}/ray start --block --disable-usage-stats"
+        # A node gives up where no head answers, which on a busy machine takes a while to.
+        answers = f"import socket; socket.create_connection(('127.0.0.1', {port})).close()"
+        head_is_there = f'until {sys.executable} -c "{answers}" 2> /dev/null; do sleep 0.5; done'
         hidden = " && ".join(f"mount -t tmpfs none {folder}" for folder in (config.parent, runs))
         begin = [
             f"{start} --head --port={port} --num-cpus=1 --include-dashboard=false --temp-dir={root}/h",
-            f"{hidden} && {start} --address=127.0.0.1:{port} --num-cpus=4",
+            f"{hidden} && {head_is_there} && {start} --address=127.0.0.1:{port} --num-cpus=4",
         ]
         nodes = [
             subprocess.Popen(
