@@ -100,7 +100,7 @@ def submit(
 def run(
     words: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="percent-encoded")],
     name: Annotated[str, typer.Option("--name", help="name of the run")],
-    runs: Annotated[str, typer.Option("--runs", help="folder of runs")],
+    runs: Annotated[str, typer.Option("--runs", help="folder of runs, or URI of a store")],
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="nodes to wait for, the head included")] = 1,
     wait: Annotated[float, typer.Option("--wait", min=0, help="most seconds to wait for them")] = 1800.0,
 ) -> None:
@@ -130,8 +130,10 @@ def check(
         typer.Option("--cluster", metavar="PROFILE.toml|HOST:PORT|auto", help="a profile also says what to expect"),
     ] = "auto",
     runs: Annotated[
-        Path | None,
-        typer.Option("--runs", help="folder that all nodes should share", show_default="of the profile, else runs/"),
+        str | None,
+        typer.Option(
+            "--runs", help="folder or URI that all nodes should share", show_default="of the profile, else runs/"
+        ),
     ] = None,
     node: Annotated[
         str,

@@ -6,10 +6,7 @@ Nothing here waits for ever: a node that does not answer in time is named, and n
 import dataclasses
 import io
 import os
-import re
-import shutil
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +20,7 @@ from clusters.connect import AddressError, ClusterUnreachableError, connected, f
 from clusters.nodes import Crew, Node, crew, living_nodes, lost_nodes, on_node
 from clusters.profile import Profile
 from orchestrator import cluster_loads
+from orchestrator.cluster_storage import check_storage
 from orchestrator.cluster_verdicts import (
     Check,
     access_check,
@@ -31,23 +29,17 @@ from orchestrator.cluster_verdicts import (
     latency_check,
     nodes_check,
     reduce_check,
-    storage_check,
     versions_check,
 )
+from orchestrator.storage import check_uri, is_uri
 from search.errors import InputError
 
-_PROBE_BYTES = 2**16
 _ROUNDS = 10
-_VISIBLE_S = 10.0
 _SLOT = "latency_slot"
 _START_S = 60.0
 """What a node may take to start a process, which reads the whole program from a file system that may be slow."""
 _STEPS, _JOIN_S = 10, 120.0
 """Steps that each may take their time, and what Ray may need to be joined and left."""
-
-
-class RunsNotSharedError(InputError):
-    """The folder of runs is none that nodes could share."""
 
 
 class NoClusterError(InputError):
@@ -73,7 +65,7 @@ class Question:
 
     Attributes:
         address: HOST:PORT of the head.
-        runs: folder that all nodes should share.
+        runs: folder or URI of a store that all nodes should share.
         profile: says which nodes should be there; None: nobody knows.
         label: KEY=VALUE of the node that latency is measured on; empty: where there is a latency slot, else a GPU.
         mib: size of what is summed and sent.
@@ -82,7 +74,7 @@ class Question:
     """
 
     address: str
-    runs: Path
+    runs: str
     profile: Profile | None = None
     label: str = ""
     mib: int = 64
@@ -109,16 +101,16 @@ class Report:
         return {"cluster": self.address, "ok": not self.failed, "nodes": self.nodes, "checks": checks}
 
 
-def question_of(setting: str, runs: Path | None, **more: Any) -> Question:
+def question_of(setting: str, runs: str | None, **more: Any) -> Question:
     """Return the question for a setting of `--cluster`.
 
     Args:
         setting: HOST:PORT, "auto", or a profile (.toml), which also says which nodes and what folder to expect.
-        runs: the folder of runs; None: that of the profile, else runs/ here.
+        runs: the folder of runs, or the URI of a store; None: that of the profile, else runs/ here.
         **more: further attributes of `Question`.
 
     Raises:
-        InputError: there is no such profile or cluster, or the runs are in no folder.
+        InputError: there is no such profile, cluster or kind of store.
     """
     profile = None
     address: str | None = setting
@@ -134,16 +126,13 @@ def question_of(setting: str, runs: Path | None, **more: Any) -> Question:
         raise NoClusterError(
             f"--cluster {setting}: no Ray cluster on this machine; run this on a node, or give HOST:PORT"
         )
-    if runs is None and profile is not None:
-        if not profile.shares_files:
-            raise RunsNotSharedError(
-                f"storage.runs: {profile.runs}: an object store is not checked; give --runs FOLDER"
-            )
-        runs = Path(profile.runs)
-    elif re.match(r"[a-z0-9]+:/", str(runs)):
-        # A URI, as a path has it.
-        raise RunsNotSharedError(f"--runs {runs}: an object store is not checked; give a folder")
-    return Question(address, (runs or Path("runs")).absolute(), profile, **more)
+    if runs is None:
+        runs = "runs" if profile is None else profile.runs
+    if is_uri(runs):
+        check_uri(runs)
+    else:
+        runs = str(Path(runs).absolute())
+    return Question(address, runs, profile, **more)
 
 
 def checked(question: Question, give_up: Callable[[Report], None], stream: TextIO) -> Report:
@@ -230,7 +219,7 @@ def _check_all(question: Question, report: Report, token: bool, say: Callable[[s
             return
         report.checks.append(versions_check(on_nodes.describe(), heard))
         say("shared storage")
-        report.checks.append(_storage(question, team))
+        report.checks.append(check_storage(question.runs, team, work.write, work.read, timeout_s))
         say("clocks")
         report.checks.append(clocks_check(team.clock_offsets(work.clock, _ROUNDS, timeout_s)))
         say("broadcast of weights")
@@ -256,31 +245,6 @@ def _row(node: Node, facts: dict[str, Any] | None) -> dict[str, Any]:
         "resources": node.custom,
         "answers": facts is not None,
     }
-
-
-def _storage(question: Question, team: Crew) -> Check:
-    work, timeout_s = question.work, question.timeout_s
-    made = [path for path in (question.runs, *question.runs.parents) if not path.exists()]
-    try:
-        question.runs.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".check-", dir=question.runs))
-        # As files of a run are: for every user of the nodes.
-        folder.chmod(0o777)
-    except OSError as error:
-        advice = "give --runs, a folder that every node sees"
-        return Check("storage", "failure", f"{question.runs}: this machine cannot write there ({error})", advice)
-    try:
-        wrote = team.ask(work.write, lambda i, node: (str(folder), node.id, _PROBE_BYTES), timeout_s)
-        names = [answer.node.id for answer in wrote if answer.error is None]
-        wait_s = min(_VISIBLE_S, timeout_s / 2)
-        read = team.ask(work.read, lambda i, node: (str(folder), names, wait_s), timeout_s)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        for path in made:
-            # What was made for this alone and is still empty.
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-    return storage_check(str(question.runs), wrote, read)
 
 
 def _broadcast(question: Question, team: Crew, own: str) -> Check:

@@ -125,13 +125,14 @@ def versions_check(own: Mapping[str, Any], answers: Sequence[Answer]) -> Check:
     return Check("versions", state, "; ".join([*failures, *warnings]), advice, values)
 
 
-def storage_check(folder: str, wrote: Sequence[Answer], read: Sequence[Answer]) -> Check:
-    """Return whether all nodes share a folder.
+def storage_check(place: str, wrote: Sequence[Answer], read: Sequence[Answer], advice: str) -> Check:
+    """Return whether all nodes share the place of runs.
 
     Args:
-        folder: of runs.
+        place: of runs, a folder or the URI of a store.
         wrote: sha256 of the file that each node wrote.
-        read: what each node then saw of all files, as `clusters.check.read_probes` says.
+        read: what each node then saw of all files, as `clusters.check.read_probes` says; free_bytes is None of a store.
+        advice: where a node cannot write, read or see them.
     """
     written = {answer.node.id: answer.value for answer in wrote if answer.error is None}
     names = {answer.node.id: answer.node.name for answer in [*wrote, *read]}
@@ -147,15 +148,17 @@ def storage_check(folder: str, wrote: Sequence[Answer], read: Sequence[Answer]) 
             problems.append(f"{names[reader]} does not see what {', '.join(unseen)} wrote")
         if differing:
             problems.append(f"{names[reader]} reads something else than {', '.join(differing)} wrote")
-    free = min((value["free_bytes"] / _GIB for value in seen.values()), default=0.0)
+    free = min((value["free_bytes"] / _GIB for value in seen.values() if value["free_bytes"] is not None), default=None)
     slowest = max((value["seconds"] for value in seen.values()), default=0.0)
-    values = {"folder": folder, "free_gib": free, "seen_after_seconds": slowest, "problems": problems}
+    values = {"folder": place, "free_gib": free, "seen_after_seconds": slowest, "problems": problems}
     if problems:
-        advice = f"mount one shared file system at {folder} on every node, writable; or give another --runs"
         if any(answer.silent for answer in [*wrote, *read]):
             advice = "the node that does not answer hangs, or its file system does: look at dmesg and mount there"
         return Check("storage", "failure", "; ".join(problems), advice, values)
-    text = f"{folder}: written and read across {count(len(seen), 'node')}, {free:,.1f} GiB free"
+    text = f"{place}: written and read across {count(len(seen), 'node')}"
+    if free is None:
+        return Check("storage", "pass", text, values=values)
+    text += f", {free:,.1f} GiB free"
     if free < _SPACE_WARNING_GIB:
         state: State = "failure" if free < _SPACE_FAILURE_GIB else "warning"
         return Check("storage", state, text, f"free some space; a search may need {_SPACE_WARNING_GIB:g} GiB", values)

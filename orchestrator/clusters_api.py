@@ -13,8 +13,10 @@ from clusters.command import Job, make_job
 from clusters.profile import VIRTUAL_MACHINES, Profile
 from clusters.profile_checks import CREDENTIALS
 from clusters.render import FILE_NAMES, Step, aftercare, program_of, render, steps
+from orchestrator.fetch import get_run
 from orchestrator.profiles import read_profile
-from orchestrator.runs import read_run
+from orchestrator.runs import RunNotFoundError, read_run
+from orchestrator.storage import is_uri
 from search.errors import InputError
 from search.secret_texts import without_secrets
 
@@ -169,8 +171,12 @@ def submit(rendered: Rendered, say: Callable[[str], None] = lambda text: None) -
     return new
 
 
-def check_words(words: Sequence[str]) -> None:
+def check_words(words: Sequence[str], runs: str) -> None:
     """Check that a command can run on a cluster.
+
+    Args:
+        words: of the command, after `defectnas`.
+        runs: the folder of runs, or the URI of a store.
 
     Raises:
         CommandError: it is none that can, or it says what the profile says, or names files of this machine.
@@ -185,20 +191,10 @@ def check_words(words: Sequence[str]) -> None:
         if CREDENTIALS.search(word):
             raise CommandError("a URL of the command holds a password; name where it is kept in [[secrets]]")
     for option, value in _options(words):
+        if option == "--storage" and is_uri(runs) and value != runs:
+            raise CommandError(f"--storage {value}: another store than storage.runs of the profile, {runs}")
         if option in _PATHS and not value.startswith("/") and "://" not in value:
             raise CommandError(f"{option} {value}: seen from the nodes, so it has to be absolute, as /shared/{value}")
-
-
-def check_runs(profile: Profile) -> None:
-    """Check that this program can keep runs where the profile says.
-
-    Raises:
-        CommandError: it cannot.
-    """
-    if not profile.shares_files:
-        raise CommandError(
-            f"storage.runs: {profile.runs}: runs in an object store are not supported yet; give a folder"
-        )
 
 
 def words_on_head(words: Sequence[str], name: str, runs: str) -> list[str]:
@@ -207,31 +203,40 @@ def words_on_head(words: Sequence[str], name: str, runs: str) -> list[str]:
     Args:
         words: what was submitted.
         name: of the run.
-        runs: the folder of runs.
+        runs: the folder of runs; or the URI of a store, and then they are worked on in the user's home here.
 
     Raises:
         CommandError: it cannot run on a cluster, or another command has begun a run of this name.
+        InputError: the store cannot be asked.
     """
-    check_words(words)
-    if "://" in runs:
-        raise CommandError(f"--runs {runs}: runs in an object store are not supported yet; give a folder")
+    check_words(words, runs)
+    place = ["--runs", runs]
+    folder = Path(runs)
+    if is_uri(runs):
+        # A container's own folder may be read-only.
+        folder = Path.home() / "defectnas" / "runs"
+        place = ["--runs", str(folder), "--storage", runs]
     if words[0] == "resume":
-        return [*words, "--runs", runs]
-    whole = [*words, "--name", name, "--runs", runs]
-    if not (Path(runs) / name / "run.json").is_file():
-        return whole
-    begun = read_run(Path(runs) / name).command
+        return [*words, *place]
+    whole = [*words, "--name", name, *place]
+    if not (folder / name / "run.json").is_file():
+        if not is_uri(runs):
+            return whole
+        try:
+            get_run(runs, name, folder)
+        except RunNotFoundError:
+            return whole
+    begun = read_run(folder / name).command
     if begun != without_secrets(shlex.join(["defectnas", *whole])):
         raise CommandError(
             f"--name {name}: the run of this name was begun by another command ({begun}); choose another name, "
             f"or go on with it: resume {name}"
         )
-    return ["resume", name, "--runs", runs, *(word for word in words if word in _OUTPUT)]
+    return ["resume", name, *place, *(word for word in words if word in _OUTPUT)]
 
 
 def _job(profile: Profile, words: Sequence[str], attempt: int) -> Job:
-    check_words(words)
-    check_runs(profile)
+    check_words(words, profile.runs)
     words = list(words)
     run = None
     if words[0] == "resume":

@@ -211,12 +211,17 @@ def _contradictions(launch: Launch) -> Iterator[Problem]:
 def _passwords(values: Any, key: Key = ()) -> Iterator[Problem]:
     """Yield the settings that hold a password: they are written to config.yaml, and sent to MLflow."""
     if isinstance(values, str):
-        if has_password(values):
+        # Of the URI of a store `_in_uri` says it, and what to do instead.
+        if not _of_store(key) and has_password(values):
             text = PASSWORD if key == ("tracking", "uri") else "holds a password, and settings are written down"
             yield Problem(key, text)
     elif isinstance(values, dict | list):
         for name, value in values.items() if isinstance(values, dict) else enumerate(values):
             yield from _passwords(value, (*key, str(name)))
+
+
+def _of_store(key: Key) -> bool:
+    return key == ("storage", "uri") or (key[:1] == ("data_sets",) and key[-1] == "path")
 
 
 def _in_search(launch: Launch) -> Iterator[Problem]:

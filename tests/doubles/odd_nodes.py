@@ -65,5 +65,5 @@ if __name__ == "__main__":
     address, runs, label = sys.argv[1:]
     for work, timeout_s in ((WRONG, 60.0), (HANGING, 5.0)):
         report = Report(address)
-        check_cluster(Question(address, Path(runs), None, label, 4, timeout_s, work), report)
+        check_cluster(Question(address, runs, None, label, 4, timeout_s, work), report)
         print(json.dumps(report.to_dict()), flush=True)

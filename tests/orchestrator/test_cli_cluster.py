@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from clusters.command import encode
 from orchestrator import api, cli, clusters_api
+from orchestrator.mirror import Mirror
 from orchestrator.profiles import EXAMPLES
 from orchestrator.runs import RunRecord, create_run
 
@@ -127,12 +128,15 @@ def test_a_command_that_cannot_run_there_is_refused_before_anything_is_made(run,
     assert not (tmp_path / "manifests").exists()
 
 
-def test_an_object_store_for_runs_is_refused_as_long_as_none_is_supported(run, tmp_path):
+def test_runs_may_lie_in_a_store(run, tmp_path):
     text = (tmp_path / "kuberay.toml").read_text().replace('runs = "runs"', 'runs = "s3://bucket/runs"')
     (tmp_path / "kuberay.toml").write_text(text)
-    done = run("cluster", "render", "--cluster", "kuberay.toml", *WORDS)
-    assert done.exit_code == 2
-    assert "storage.runs: s3://bucket/runs: runs in an object store are not supported yet" in done.stderr
+    done = run("cluster", "render", "--cluster", "kuberay.toml", "--output", "m", *WORDS)
+    assert done.exit_code == 0, done.output
+    assert "--runs s3://bucket/runs --nodes" in (tmp_path / "m" / "rayjob.yaml").read_text()
+    other = run("cluster", "render", "--cluster", "kuberay.toml", *WORDS, "--storage", "s3://elsewhere/runs")
+    assert other.exit_code == 2
+    assert "--storage s3://elsewhere/runs: another store than storage.runs of the profile" in other.stderr
 
 
 def test_submit_applies_by_kubectl(run, tmp_path, tools):
@@ -251,6 +255,25 @@ def test_on_the_head_a_run_begins_or_goes_on(on_head, tmp_path):
     assert "the run of this name was begun by another command" in refused.stderr
     _, resumed = on_head("night", tmp_path / "runs", "resume", "night")
     assert resumed == ["resume", "night", "--runs", str(tmp_path / "runs")]
+
+
+def test_on_a_new_head_a_run_goes_on_from_its_store(on_head, tmp_path, monkeypatch, bucket):
+    first, second = tmp_path / "first", tmp_path / "second"
+    monkeypatch.setenv("HOME", str(first))
+    words, uri = ["search", "asdet", "--data", "s3://bucket/MT"], f"{bucket}/runs"
+    place = ["--runs", str(first / "defectnas/runs"), "--storage", uri]
+    _, begins = on_head("night", uri, *words)
+    assert begins == [*words, "--name", "night", *place]
+    command = " ".join(["defectnas", *begins])
+    folder = create_run(first / "defectnas/runs", RunRecord("night", "asdet", "2026", command, "0", ()), "{}\n", {})
+    with Mirror(folder, uri):
+        pass
+    assert on_head("night", uri, *words)[1] == ["resume", "night", *place]
+
+    monkeypatch.setenv("HOME", str(second))
+    done, became = on_head("night", uri, "search", "autonad")
+    assert (done.exit_code, became) == (2, None)
+    assert (second / "defectnas/runs/night/run.json").is_file()
 
 
 def test_on_the_head_nodes_that_do_not_come_end_with_exit_code_1(run, monkeypatch, tmp_path):

@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator import cli
+from orchestrator.cluster_storage import check_storage
+from orchestrator.storage import open_store
 
 DOUBLES = Path(__file__).resolve().parents[1] / "doubles"
 LABEL = "defectnas/device=jetson"
@@ -22,7 +24,7 @@ def environment():
 
 
 @pytest.fixture(scope="module")
-def address():
+def address(s3_server):
     """Of three nodes, the last with a label and a latency slot."""
     command = [sys.executable, str(DOUBLES / "small_cluster.py")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -66,6 +68,21 @@ def test_a_healthy_cluster_is_seen_whole_and_left_as_it_was(address, tmp_path):
     assert list(checks["latency probe"]["values"]["nodes"]) == [board["name"]]
     assert "waiting for 3 nodes" in done.stderr
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.timeout(400)
+def test_nodes_write_to_a_store_and_read_what_the_others_wrote(address, bucket, tmp_path):
+    words = ["cluster", "check", "--cluster", address, "--mib", 1, "--json", "--runs"]
+    storage = by_name(json.loads(defectnas(*words, f"{bucket}/runs", cwd=tmp_path).stdout))["storage"]
+    assert (storage["state"], storage["found"]) == ("pass", f"{bucket}/runs: written and read across 3 nodes")
+    assert open_store(bucket).entries() == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_this_machine_cannot_use_fails_before_nodes_are_asked(bucket):
+    missing = check_storage(f"{bucket}-no/runs", None, None, None, 60.0)
+    assert missing.state == "failure"
+    assert "there is no such bucket" in missing.found
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +161,7 @@ def test_a_cluster_that_does_not_answer_fails_and_says_so(tmp_path):
         (["--cluster", "ray://127.0.0.1:10001"], "Ray Client"),
         (["--cluster", "missing.toml"], "cannot be read as a cluster profile"),
         (["--cluster", "auto"], "no Ray cluster on this machine"),
-        (["--cluster", "h:1", "--runs", "s3://bucket/runs"], "an object store is not checked"),
+        (["--cluster", "h:1", "--runs", "ftp://bucket/runs"], "allowed are s3://BUCKET/PATH"),
         (["--cluster", "h:1", "--node", "jetson"], "needed is a label"),
     ],
 )

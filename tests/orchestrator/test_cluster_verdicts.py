@@ -5,6 +5,7 @@ from cluster_profiles import profile
 from rich.console import Console
 
 from clusters.nodes import Answer, Node
+from orchestrator import cluster_verdicts
 from orchestrator.cluster_tables import report_tables
 from orchestrator.cluster_verdicts import (
     access_check,
@@ -13,7 +14,6 @@ from orchestrator.cluster_verdicts import (
     latency_check,
     nodes_check,
     reduce_check,
-    storage_check,
     versions_check,
 )
 
@@ -93,12 +93,16 @@ def test_storage_fails_where_bytes_differ_or_little_is_free():
     def seen(one, two, gib):
         return {"files": {HEAD.id: one, ONE.id: two}, "free_bytes": gib * 2**30, "seconds": 0.0}
 
+    def storage_check(place, wrote, read):
+        return cluster_verdicts.storage_check(place, wrote, read, "mount it")
+
     assert storage_check("/s", wrote, answers([seen("a", "b", 50)] * 2)).state == "pass"
     assert storage_check("/s", wrote, answers([seen("a", "b", 5)] * 2)).state == "warning"
     assert storage_check("/s", wrote, answers([seen("a", "b", 0.5)] * 2)).state == "failure"
     other = storage_check("/s", wrote, answers([seen("a", "b", 50), seen("x", "b", 50)]))
     assert (other.state, other.found) == ("failure", "one/11aa reads something else than head/00aa wrote")
     refused = storage_check("/s", [wrote[0], Answer(ONE, error="PermissionError: no")], answers([seen("a", None, 9)]))
+    assert refused.advice == "mount it"
     assert refused.found == "one/11aa cannot write there (PermissionError: no)"
 
 
