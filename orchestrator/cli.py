@@ -6,20 +6,29 @@ imported by the commands that need them, so that `--help` answers at once.
 
 import dataclasses
 import errno
-import json
-import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.text import Text
 from typer.core import TyperGroup
 
 from orchestrator import launch as settings
 from orchestrator.cli_cluster import cluster_app
+from orchestrator.cli_data import data_app
+from orchestrator.cli_output import (
+    BAD_INPUT,
+    FAILED,
+    INTERRUPTED,
+    as_typed,
+    command_line,
+    end,
+    print_failures,
+    print_json,
+    print_result,
+    stdout,
+    watch_of,
+)
 from orchestrator.options import (
     BaselineOption,
     BudgetOption,
@@ -51,9 +60,6 @@ from orchestrator.options import (
 )
 from search.errors import InputError
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-"""Exit codes: a trial failed; the input cannot be used; stopped by Ctrl-C or SIGTERM."""
-
 
 class _Group(TyperGroup):
     """Turns what the commands raise into one line and an exit code."""
@@ -70,7 +76,7 @@ class _Group(TyperGroup):
                 raise
             code, text = BAD_INPUT, f"defectnas: the disk is full ({error.filename or 'while writing'})"
         except Stopped as stopped:
-            code, text = INTERRUPTED, f"stopped; go on with: defectnas resume {_as_typed(stopped.run)}"
+            code, text = INTERRUPTED, f"stopped; go on with: defectnas resume {as_typed(stopped.run)}"
         except KeyboardInterrupt:
             code, text = INTERRUPTED, "stopped before there was a run"
         print(text, file=sys.stderr)
@@ -85,7 +91,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Neural architecture search for pixel-level surface-defect detection.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Check and generate data sets.")
 app.add_typer(data_app, name="data")
 app.add_typer(cluster_app, name="cluster")
 
@@ -152,10 +157,10 @@ def search(
         tracking=tracking,
         tracking_uri=tracking_uri,
         experiment=experiment,
-        watch=_watch(quiet, json_lines),
-        command=_command_line(),
+        watch=watch_of(quiet, json_lines),
+        command=command_line(),
     )
-    _end(result, json_)
+    end(result, json_)
 
 
 @app.command()
@@ -178,10 +183,10 @@ def demo(
         settings=set_ or [],
         ray=ray,
         tracking=tracking,
-        watch=_watch(quiet, json_lines),
-        command=_command_line(),
+        watch=watch_of(quiet, json_lines),
+        command=command_line(),
     )
-    _end(result, json_)
+    end(result, json_)
 
 
 @app.command()
@@ -202,8 +207,8 @@ def resume(
     from orchestrator import api
 
     where = {"cpus": cpus, "gpus": gpus, "parallel": parallel, "cluster": cluster, "ray": ray, "storage": storage}
-    result = api.resume(run, runs=runs, watch=_watch(quiet, json_lines), **where)  # type: ignore[arg-type]
-    _end(result, json_)
+    result = api.resume(run, runs=runs, watch=watch_of(quiet, json_lines), **where)  # type: ignore[arg-type]
+    end(result, json_)
 
 
 @app.command()
@@ -220,10 +225,10 @@ def fetch(
     here, uri = api.places(runs, storage)
     if run is None:
         found = stored_runs(uri)
-        _print_json({"storage": uri, "runs": found}) if json_ else print("\n".join(found) or f"no runs at {uri}")
+        print_json({"storage": uri, "runs": found}) if json_ else print("\n".join(found) or f"no runs at {uri}")
         return
     folder = api.fetch(run, uri, runs=here)
-    _print_json({"run": run, "folder": str(folder.resolve())}) if json_ else print(folder)
+    print_json({"run": run, "folder": str(folder.resolve())}) if json_ else print(folder)
 
 
 @app.command()
@@ -240,16 +245,16 @@ def show(
     if run is not None:
         result = api.show(run, runs=runs)
         if json_:
-            _print_json({**run_summary(result), **result.to_dict()})
+            print_json({**run_summary(result), **result.to_dict()})
         else:
-            _print_result(result)
-        _print_failures(result)
+            print_result(result)
+        print_failures(result)
         return
     results = api.show_all(runs=runs)
     if json_:
-        _print_json({"runs": [run_summary(result) for result in results]})
+        print_json({"runs": [run_summary(result) for result in results]})
     elif results:
-        console = _stdout()
+        console = stdout()
         console.print(runs_table(results, console.width))
     else:
         print(f"no runs in {runs}; begin one with: defectnas demo", file=sys.stderr)
@@ -268,9 +273,9 @@ def best(
 
     found = api.best(run, runs=runs, under_ms=under)
     if json_:
-        _print_json({"run": run, "under_ms": under, "best": [row.to_dict() for row in found]})
+        print_json({"run": run, "under_ms": under, "best": [row.to_dict() for row in found]})
     else:
-        console = _stdout()
+        console = stdout()
         console.print(candidates_table(found, console.width))
 
 
@@ -295,9 +300,9 @@ def compare(
         print(f"defectnas: {error}", file=sys.stderr)
         raise typer.Exit(FAILED) from error
     if json_:
-        _print_json({**found.to_dict(), "picture": drawn and str(drawn.resolve())})
+        print_json({**found.to_dict(), "picture": drawn and str(drawn.resolve())})
         return
-    console = _stdout()
+    console = stdout()
     for table in comparison_tables(found, console.width):
         console.print(table)
     for trial in found.unfinished:
@@ -322,10 +327,10 @@ def config(
     if schema:
         from orchestrator.schema import model_of
 
-        _print_json(model_of(settings.Launch).model_json_schema())
+        print_json(model_of(settings.Launch).model_json_schema())
         return
     launch = api.config(
-        _watch(False, False),
+        watch_of(False, False),
         method=method,
         data=data or [],
         budget=budget,
@@ -333,7 +338,7 @@ def config(
         settings=set_ or [],
     )
     if json_:
-        _print_json(dataclasses.asdict(launch))
+        print_json(dataclasses.asdict(launch))
     else:
         sys.stdout.write(launch.to_yaml())
 
@@ -355,7 +360,7 @@ def track(
         print(f"defectnas: {error}", file=sys.stderr)
         raise typer.Exit(FAILED) from error
     if json_:
-        _print_json({"run": run, "uri": uri, "events": sent})
+        print_json({"run": run, "uri": uri, "events": sent})
     else:
         print(f"{sent} events sent to {uri}")
 
@@ -380,121 +385,9 @@ def ui(
     raise typer.Exit(code)
 
 
-@data_app.command()
-def check(
-    path: Annotated[Path, typer.Argument(help="folder of the data set")],
-    reader: Annotated[str, typer.Option("--reader", help="how it is laid out; auto recognises it")] = "auto",
-    sheet: Annotated[
-        Path | None,
-        typer.Option("--sheet", help="PNG file of the picture sheet", show_default="NAME-check.png here"),
-    ] = None,
-    no_sheet: Annotated[bool, typer.Option("--no-sheet", help="draw no picture sheet")] = False,
-    write_split: Annotated[
-        Path | None,
-        typer.Option("--write-split", help="folder for the lists of the proposed split", show_default="not written"),
-    ] = None,
-    json_: JsonOption = False,
-) -> None:
-    """Report counts, sizes, classes, damaged files, duplicates and leaks; in words and as a picture sheet.
-
-    Exit codes: 0 nothing is wrong, or only warnings; 1 errors were found; 2 no data set there.
-    """
-    from orchestrator import api
-
-    picture = None if no_sheet else sheet or Path(f"{path.resolve().name}-check.png")
-    report = api.data_check(path, reader=reader, sheet=picture, split=write_split)
-    if json_:
-        _print_json({**report.to_dict(), "sheet": picture and str(picture.resolve())})
-    else:
-        print("\n".join(report.lines()))
-        for what, where in (("picture sheet", picture), ("proposed split", write_split)):
-            if where is not None:
-                print(f"{what}: {where}")
-    if report.count("error"):
-        raise typer.Exit(FAILED)
-
-
-@data_app.command()
-def synthesize(
-    folder: Annotated[Path, typer.Argument(help="to write to, new or empty")],
-    images: Annotated[int, typer.Option("--images", min=8, help="how many images")] = 48,
-    size: Annotated[int, typer.Option("--size", min=32, help="side of the images (px)")] = 96,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of everything random")] = 0,
-    json_: JsonOption = False,
-) -> None:
-    """Write a data set of generated surfaces with cracks, spots and scratches."""
-    from orchestrator import api
-
-    written = api.data_synthesize(folder, images=images, size=size, seed=seed)
-    if json_:
-        _print_json({"folder": str(written.resolve()), "images": images, "size": size, "seed": seed})
-    else:
-        print(f"{images} images of {size} px in {written}")
-        print(f"search on them with: defectnas search asdet --data {shlex.quote(str(written))}")
-
-
 def main() -> None:
     """Run the command line."""
     app(prog_name="defectnas")
-
-
-def _watch(quiet: bool, json_lines: bool) -> Any:
-    from orchestrator.live import Watch
-
-    return Watch("quiet" if quiet else "json-lines" if json_lines else "auto")
-
-
-def _end(result: Any, json_: bool) -> None:
-    """Print the result of a launch, and leave with the exit code that it deserves."""
-    if json_:
-        _print_json(result.to_dict())
-    else:
-        _print_result(result)
-        _stdout().print(
-            Text(f"run folder  {result.folder}\nMLflow UI   defectnas ui{_runs_flag(result.folder.parent)}"),
-            soft_wrap=True,
-        )
-    if result.failed:
-        _print_failures(result)
-        raise typer.Exit(FAILED)
-
-
-def _print_result(result: Any) -> None:
-    from orchestrator.report import spreads_over_seeds
-    from orchestrator.tables import spreads_table, trials_table
-
-    console = _stdout()
-    console.print(trials_table(result.trials, console.width))
-    if spreads := spreads_over_seeds(result.trials):
-        console.print(spreads_table(spreads, console.width))
-
-
-def _print_failures(result: Any) -> None:
-    for trial in result.failed:
-        reason = next(iter((trial.folder / "error.txt").read_text(encoding="utf-8").splitlines()), "")
-        print(f"failed: {trial.folder / 'error.txt'}: {reason}", file=sys.stderr)
-
-
-def _print_json(values: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(values) + "\n")
-
-
-def _stdout() -> Console:
-    console = Console(highlight=False)
-    # A file or pipe has no width; 80 columns would break the table.
-    return console if console.is_terminal else Console(highlight=False, width=140)
-
-
-def _command_line() -> str:
-    return shlex.join(["defectnas", *sys.argv[1:]])
-
-
-def _runs_flag(runs: Path) -> str:
-    return "" if runs == Path("runs").resolve() else f" --runs {shlex.quote(str(runs))}"
-
-
-def _as_typed(run: Path) -> str:
-    return run.name if run.parent == Path("runs").resolve() else shlex.quote(str(run))
 
 
 if __name__ == "__main__":

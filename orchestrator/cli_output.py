@@ -1,0 +1,82 @@
+"""What all commands share: how a launch is watched, results are printed, and a command ends."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+"""Exit codes: a trial failed; the input cannot be used; stopped by Ctrl-C or SIGTERM."""
+
+
+def watch_of(quiet: bool, json_lines: bool) -> Any:
+    """Return what shows a launch as its options ask for."""
+    from orchestrator.live import Watch
+
+    return Watch("quiet" if quiet else "json-lines" if json_lines else "auto")
+
+
+def end(result: Any, json_: bool) -> None:
+    """Print the result of a launch, and leave with the exit code that it deserves."""
+    if json_:
+        print_json(result.to_dict())
+    else:
+        print_result(result)
+        stdout().print(
+            Text(f"run folder  {result.folder}\nMLflow UI   defectnas ui{runs_flag(result.folder.parent)}"),
+            soft_wrap=True,
+        )
+    if result.failed:
+        print_failures(result)
+        raise typer.Exit(FAILED)
+
+
+def print_result(result: Any) -> None:
+    """Print the trials of a run, and over the seeds of a data set."""
+    from orchestrator.report import spreads_over_seeds
+    from orchestrator.tables import spreads_table, trials_table
+
+    console = stdout()
+    console.print(trials_table(result.trials, console.width))
+    if spreads := spreads_over_seeds(result.trials):
+        console.print(spreads_table(spreads, console.width))
+
+
+def print_failures(result: Any) -> None:
+    """Name the trials that failed, each with the first line of why."""
+    for trial in result.failed:
+        reason = next(iter((trial.folder / "error.txt").read_text(encoding="utf-8").splitlines()), "")
+        print(f"failed: {trial.folder / 'error.txt'}: {reason}", file=sys.stderr)
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """Print the one JSON object of a result."""
+    sys.stdout.write(json.dumps(values) + "\n")
+
+
+def stdout() -> Console:
+    """Return where tables are printed."""
+    console = Console(highlight=False)
+    # A file or pipe has no width; 80 columns would break the table.
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
+def command_line() -> str:
+    """Return the command as it was given."""
+    return shlex.join(["defectnas", *sys.argv[1:]])
+
+
+def runs_flag(runs: Path) -> str:
+    """Return the option by which a command finds these runs."""
+    return "" if runs == Path("runs").resolve() else f" --runs {shlex.quote(str(runs))}"
+
+
+def as_typed(run: Path) -> str:
+    """Return what names a run on the command line, seen from here."""
+    return run.name if run.parent == Path("runs").resolve() else shlex.quote(str(run))
