@@ -186,8 +186,8 @@ def faulty_hands(context: Context, *, of: Callable[[Context], Hands], fault: str
     return Hands(hands.train, pool, hands.share)
 
 
-def _make_faulty(make_worker: Any, fault: str, digest: str, mark: Path) -> Callable[[Any], Any]:
-    work = make_worker()
+def _make_faulty(make_worker: Any, fault: str, digest: str, mark: Path, folder: Path) -> Callable[[Any], Any]:
+    work = make_worker(folder)
 
     def score(architecture: Any) -> Any:
         if architecture.digest() == digest:

@@ -317,6 +317,7 @@ def main() -> None:
         for kind in chosen:
             times = arguments.kills if kind == "driver killed" else arguments.each
             row = rows[kind] = {"injected": times, "survived": 0, "lost": 0, "same": 0, "errors": []}
+            start = time.perf_counter()
             for number in range(times):
                 try:
                     generator = random.Random(f"{arguments.seed}/{kind}/{number}")
@@ -332,9 +333,11 @@ def main() -> None:
                 row["survived"] += verdict.survived
                 row["lost"] += verdict.lost
                 row["same"] += verdict.same
+            row["seconds"] = time.perf_counter() - start
             same = "left out" if kind in NOT_THE_SAME else f"{row['same']}/{row['injected']}"
             line = (
                 f"{kind:26s} survived {row['survived']}/{row['injected']}  evaluations lost {row['lost']}  same {same}"
+                f"  {row['seconds']:.0f} s"
             )
             print(line, *row["errors"], sep="\n    ", file=sys.stderr, flush=True)
     text = json.dumps({"kinds": rows}, indent=1)
