@@ -5,11 +5,11 @@ digest. Description and builder are apart (as in NASBench-101), so an architectu
 stored where torch is not installed.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from models.canonical import digest_of, from_text, to_text
 
 OPERATOR_NAMES = (
     "zero",
@@ -92,7 +92,7 @@ class CellArchitecture:
 
     def to_json(self) -> str:
         """Return the canonical JSON text."""
-        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return to_text(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> "CellArchitecture":
@@ -101,17 +101,11 @@ class CellArchitecture:
         Raises:
             InvalidArchitecture: the text is not JSON or not an architecture.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InvalidArchitecture(f"not JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise InvalidArchitecture("not a cell architecture: a JSON object is needed")
-        return cls.from_dict(values)
+        return cls.from_dict(from_text(text, InvalidArchitecture, "cell architecture"))
 
     def digest(self) -> str:
         """Return the sha256 (hex) of the canonical JSON."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return digest_of(self.to_json())
 
 
 def _cell(kind: str, nodes: Sequence[Sequence[tuple[int, str]]]) -> Cell:

@@ -4,14 +4,13 @@ Source: AutoNAD Sec. IV, Table I. As with cells there is one canonical form: the
 value, the same JSON and the same digest.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from models.architecture import InvalidArchitecture
+from models.canonical import digest_of, from_text, to_text
 
 BLOCK_OPERATORS = ("attention", "convolution", "mlp")
 """What a block of the encoder may do between its two steps (Eq. 24-26)."""
@@ -124,7 +123,7 @@ class HybridArchitecture:
 
     def to_json(self) -> str:
         """Return the canonical JSON text."""
-        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return to_text(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> "HybridArchitecture":
@@ -133,13 +132,7 @@ class HybridArchitecture:
         Raises:
             InvalidArchitecture: the text is not JSON or not an architecture.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InvalidArchitecture(f"not JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise InvalidArchitecture("not a hybrid architecture: a JSON object is needed")
-        return cls.from_dict(values)
+        return cls.from_dict(from_text(text, InvalidArchitecture, "hybrid architecture"))
 
     def digest(self) -> str:
         """Return the sha256 (hex) of the canonical JSON."""
@@ -148,7 +141,7 @@ class HybridArchitecture:
     @cached_property
     def _digest(self) -> str:
         # A search asks for it dozens of times.
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return digest_of(self.to_json())
 
 
 def _stage(number: int, width: int, blocks: Sequence[tuple[str, float, int]]) -> HybridStage:

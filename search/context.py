@@ -1,14 +1,18 @@
 """What one trial works with: its folder, settings, data, device, ledger and checkpoints."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from models.asdet import ASDetNet
 from models.cell_space import CellSpace
 from search.checkpoint import Checkpoint, load_checkpoint
+from search.data.loaders import batches
 from search.data.pack import Pack
 from search.errors import InputError
 from search.ledger import Ledger
@@ -60,6 +64,23 @@ class Context:
             fusion=settings.fusion,
             fusion_reduction=settings.fusion_reduction,
             searching=searching,
+        )
+
+    def batches(self, indices: np.ndarray, size: int, *key: int | str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield one pass over training tiles, shuffled and augmented as the seed and a key decide.
+
+        A last batch that is not full is left out, unless it is the only one.
+        """
+        return batches(
+            self.pack.train,
+            indices,
+            size,
+            pack=self.pack,
+            augment=self.settings.data.augment,
+            key=(self.seed, *key),
+            shuffle=True,
+            drop_last=len(indices) >= size,
+            device=self.device,
         )
 
     def load(self, name: str) -> Checkpoint | None:

@@ -24,7 +24,7 @@ from models.hybrid_architecture import HybridArchitecture
 from search.candidates import Candidate
 from search.checkpoint import pack_module, pack_optimizer, save_checkpoint, unpack, unpack_optimizer, write_atomically
 from search.context import Context
-from search.data.loaders import batches, seed_of
+from search.data.loaders import seed_of
 from search.ledger import Ledger
 from search.metrics import headline, mean_scores
 from search.one_shot import division, new_supernet, subnet_step, weights_of_classes
@@ -163,17 +163,7 @@ def _train(context: Context, training: Training, architecture: HybridArchitectur
         start = time.perf_counter()
         rate = settings.lr * (1 - epoch / settings.epochs) ** settings.power
         set_learning_rate(training.optimizer, rate)
-        stream = batches(
-            context.pack.train,
-            train_indices,
-            settings.batch,
-            pack=context.pack,
-            augment=context.settings.data.augment,
-            key=(context.seed, "finetune", seed, epoch),
-            shuffle=True,
-            drop_last=len(train_indices) >= settings.batch,
-            device=context.device,
-        )
+        stream = context.batches(train_indices, settings.batch, "finetune", seed, epoch)
         training.network.train()
         losses = []
         for step, batch in enumerate(islice(stream, settings.steps or None)):

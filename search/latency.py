@@ -4,7 +4,6 @@ Source: AutoNAD Sec. IV-D: the latency of a subnet is its inference on the targe
 little about that, so a subnet is timed apart from it: warmed up, synchronised, the median of repeats.
 """
 
-import json
 import math
 import platform
 import time
@@ -20,6 +19,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from models.autonad import AutoNADNet, Room
+from models.canonical import from_text, to_text
 from models.hybrid_architecture import HybridArchitecture
 from search.errors import InputError
 
@@ -113,7 +113,7 @@ class Conditions:
 
     def to_json(self) -> str:
         """Return the canonical JSON text."""
-        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return to_text(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> "Conditions":
@@ -122,13 +122,7 @@ class Conditions:
         Raises:
             InvalidConditions: the text is not JSON or holds no conditions.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InvalidConditions(f"not JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise InvalidConditions("not conditions: a JSON object is needed")
-        return cls.from_dict(values)
+        return cls.from_dict(from_text(text, InvalidConditions, "conditions"))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from models.hybrid_architecture import HybridArchitecture
 from models.hybrid_space import HybridSpace
 from search.checkpoint import pack_module, pack_optimizer, save_checkpoint, unpack, unpack_optimizer
 from search.context import Context
-from search.data.loaders import batches, divide, seed_of
+from search.data.loaders import divide, seed_of
 from search.distributed import average_gradients, rank, world_size
 from search.hybrid_settings import SupernetSettings, space_of
 from search.losses import class_weights, weighted_cross_entropy
@@ -205,17 +205,7 @@ def _epoch(
     """Pass once over the tiles; returns the mean loss and the steps."""
     settings = context.settings.supernet
     space = space_of(context.settings.space)
-    stream = batches(
-        context.pack.train,
-        indices,
-        settings.batch,
-        pack=context.pack,
-        augment=context.settings.data.augment,
-        key=(context.seed, "supernet", epoch),
-        shuffle=True,
-        drop_last=len(indices) >= settings.batch,
-        device=context.device,
-    )
+    stream = context.batches(indices, settings.batch, "supernet", epoch)
     training.network.train()
     losses = []
     for step, batch in enumerate(islice(stream, settings.steps or None)):

@@ -14,7 +14,7 @@ from models.cell_space import CellSpace
 from models.inference import InferenceNet
 from search.checkpoint import pack_module, pack_optimizer, save_checkpoint, unpack, unpack_optimizer
 from search.context import Context
-from search.data.loaders import batches, divide, seed_of
+from search.data.loaders import divide, seed_of
 from search.distributed import rank
 from search.evaluate import evaluate
 from search.metrics import headline, scores
@@ -121,17 +121,7 @@ def _epoch(context: Context, training: Training, epoch: int, indices: np.ndarray
     )
     progress = Progress()
     training.network.train()
-    stream = batches(
-        context.pack.train,
-        indices,
-        settings.batch,
-        pack=context.pack,
-        augment=context.settings.data.augment,
-        key=(context.seed, "retrain", epoch),
-        shuffle=True,
-        drop_last=len(indices) >= settings.batch,
-        device=context.device,
-    )
+    stream = context.batches(indices, settings.batch, "retrain", epoch)
     for batch in islice(stream, settings.steps or None):
         loss, logits = weight_step(training.network, training.optimizer, batch, problem, clip=settings.clip)
         _average(training, settings.ema)

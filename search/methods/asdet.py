@@ -15,7 +15,7 @@ from models.architecture import CellArchitecture
 from models.asdet import softmax_shares
 from search.bilevel import Batch, alpha_step
 from search.context import Context
-from search.data.loaders import batches, divide
+from search.data.loaders import divide
 from search.search_record import record_epoch, record_pruning, record_stage
 from search.stage import History, Stage, next_stage, problem_of, resume_stage, save_stage, strengths_of
 from search.training import Progress, detached, learning_rate, own_part, set_learning_rate, weight_step
@@ -70,7 +70,10 @@ def _epoch(
     problem = problem_of(context)
     alpha_batches = _cycle(context, alpha_indices, stage.number, epoch)
     progress = Progress()
-    for batch in islice(_pass(context, weight_indices, ("weights", stage.number, epoch)), settings.steps or None):
+    for batch in islice(
+        context.batches(weight_indices, context.settings.search.batch, "weights", stage.number, epoch),
+        settings.steps or None,
+    ):
         if epoch >= settings.warmup_epochs:
             second = settings.order == "second"
             alpha_loss = alpha_step(
@@ -93,22 +96,7 @@ def _epoch(
     return progress
 
 
-def _pass(context: Context, indices: np.ndarray, key: tuple[int | str, ...]) -> Iterator[Batch]:
-    size = context.settings.search.batch
-    return batches(
-        context.pack.train,
-        indices,
-        size,
-        pack=context.pack,
-        augment=context.settings.data.augment,
-        key=(context.seed, *key),
-        shuffle=True,
-        drop_last=len(indices) >= size,
-        device=context.device,
-    )
-
-
 def _cycle(context: Context, indices: np.ndarray, stage: int, epoch: int) -> Iterator[Batch]:
     """Yield alpha batches without end, reshuffled at every pass."""
     for number in count():
-        yield from _pass(context, indices, ("alphas", stage, epoch, number))
+        yield from context.batches(indices, context.settings.search.batch, "alphas", stage, epoch, number)
