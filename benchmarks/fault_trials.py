@@ -158,13 +158,20 @@ def cluster(nodes: int = 2, **head: Any) -> Iterator[tuple[Any, list[Any]]]:
 
 
 def processes_named(name: str) -> list[int]:
-    """Return the processes of this machine whose title has a text in it, as Ray's workers have."""
-    found = []
+    """Return the processes begun below this one whose title has a text in it, as Ray's workers have."""
+    parents, titles = {}, {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if name.encode() in (process / "cmdline").read_bytes():
-                found.append(int(process.name))
-    return sorted(found)
+            # PID (COMMAND) STATE PARENT ...
+            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            titles[int(process.name)] = (process / "cmdline").read_bytes()
+
+    def is_below(pid: int) -> bool:
+        while pid in parents and pid != os.getpid():
+            pid = parents[pid]
+        return pid == os.getpid()
+
+    return sorted(pid for pid, title in titles.items() if name.encode() in title and is_below(pid))
 
 
 def kill_one(name: str, generator: random.Random) -> bool:

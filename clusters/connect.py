@@ -7,8 +7,8 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,8 @@ def connected(
     _make_token()
     folder = tempfile.mkdtemp(prefix="dn-", dir=_short_folder())
     try:
-        with _on_loopback(), _quiet_init(address="local", include_dashboard=dashboard, num_cpus=cpus, _temp_dir=folder):
+        begin = {"include_dashboard": dashboard, "num_cpus": cpus, "_temp_dir": folder}
+        with _quiet_init(address="local", beginning=_on_loopback, **begin):
             yield _offer(None)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -210,11 +211,13 @@ def _turn_authentication_on() -> None:
 
 
 @contextmanager
-def _quiet_init(**options: Any) -> Iterator[None]:
+def _quiet_init(beginning: Callable[[], AbstractContextManager[None]] = nullcontext, **options: Any) -> Iterator[None]:
     import ray
 
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
+        # Its processes inherit the environment of this moment; those of others, later, shall not.
+        with beginning():
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         reason = str(error).splitlines()[0]
         raise ClusterUnreachableError(f"cluster {options['address']!r}: cannot be joined ({reason})") from error

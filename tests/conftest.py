@@ -22,6 +22,15 @@ sys.path.insert(0, str(DOUBLES))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(DOUBLES), os.environ.get("PYTHONPATH")]))
 
 
+# Most of their time they wait for processes to start; begun first, the other tests run beside them.
+SLOW = ("test_faults.py", "test_nodes.py", "test_stored_runs.py", "test_hybrid.py", "test_processes.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files of tests, the slowest first."""
+    items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """Ray with four CPUs in this process, for tests of what runs on it."""

@@ -1,17 +1,16 @@
 """A whole AutoNAD trial on generated images: what it leaves, going on after being cut off, and the same by Ray."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.fault_trials import processes_named
 from models.autonad import AutoNADNet, Room
 from models.hybrid_architecture import HybridArchitecture
 from orchestrator.drawing import draw_trial
@@ -244,16 +243,6 @@ def test_four_actors_go_through_the_history_of_one_process_where_its_latencies_a
     assert not (second / "latencies.jsonl").exists()
 
 
-def pids_of_workers():
-    """Return the processes of the workers of Ray Train on this machine."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if b"ray::RayTrainWorker" in (process / "cmdline").read_bytes():
-                found.append(int(process.name))
-    return found
-
-
 @pytest.fixture(scope="module")
 def trained_by_two(tmp_path_factory, data, ray_session):
     """A supernet trained by two workers of Ray, with the context and the events of its training."""
@@ -272,7 +261,7 @@ def test_a_worker_killed_in_the_middle_of_the_training_changes_nothing(tmp_path,
 
     def kill_one(event):
         if event["event"] == "epoch" and event["epoch"] == 2 and not killed:
-            killed.append(max(pids_of_workers()))
+            killed.append(max(processes_named("ray::RayTrainWorker")))
             os.kill(killed[0], signal.SIGKILL)
 
     train_with_ray(open_context(folder, read_trial(folder), kill_one), 2, cpus=0.5, gpu=False)

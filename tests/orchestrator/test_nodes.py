@@ -145,6 +145,8 @@ def test_a_search_on_a_node_that_has_none_of_its_disks(tmp_path, bucket, searche
             except ClusterUnreachableError:
                 pass
             time.sleep(0.5)
+        else:
+            raise SystemExit("the second node has not come")
         result = api.search(
             config=api.Path({str(config)!r}), runs=api.Path({str(runs)!r}), storage={bucket + "/runs"!r}, name="r",
             ray=True, workers=2, cluster="127.0.0.1:{port}",
