@@ -177,6 +177,8 @@ def test_a_cluster_that_runs_is_found_joined_and_left_running(monkeypatch, tmp_p
     )
     # A shell knows nothing of the authentication that Ray turned on for itself.
     environment = {key: value for key, value in os.environ.items() if key != "RAY_AUTH_MODE"}
+    # Unlike one begun with `ray start`, this one listens on loopback alone, which who joins it has to know.
+    environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == [address, "4"], done.stderr
