@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-KINDS = ("node removed in training", "candidate poisonous")
+KINDS = ("node removed in evolution", "candidate poisonous")
 pytestmark = pytest.mark.timeout(1200)
 
 
