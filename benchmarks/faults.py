@@ -37,6 +37,7 @@ from benchmarks.fault_trials import (
     prepare,
     search,
 )
+from benchmarks.result import give
 
 Inject = Callable[[Ground, str, random.Random], Verdict]
 
@@ -340,10 +341,7 @@ def main() -> None:
                 f"  {row['seconds']:.0f} s"
             )
             print(line, *row["errors"], sep="\n    ", file=sys.stderr, flush=True)
-    text = json.dumps({"kinds": rows}, indent=1)
-    if arguments.json:
-        arguments.json.write_text(text)
-    print(text)
+    give({"kinds": rows}, arguments.json)
     sys.exit(any(row["survived"] < row["injected"] for row in rows.values()))
 
 

@@ -1,7 +1,6 @@
 """What the benchmarks share: options, timing in turn, and how results are printed."""
 
 import argparse
-import json
 import platform
 import statistics
 import sys
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from benchmarks.result import give
 
 Part = Callable[[argparse.Namespace, torch.device], dict[str, Any]]
 
@@ -66,7 +67,4 @@ def run(parser: argparse.ArgumentParser, parts: Mapping[str, Part], shape: str) 
             for label, row in rows.items():
                 cells = "  ".join(f"{key} {value:,.2f}" for key, value in row.items())
                 print(f"  {label:24s} {cells}", file=sys.stderr)
-    text = json.dumps(result, indent=1)
-    if arguments.json:
-        arguments.json.write_text(text)
-    print(text)
+    give(result, arguments.json)

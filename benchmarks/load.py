@@ -10,7 +10,6 @@ import argparse
 import cProfile
 import dataclasses
 import io
-import json
 import os
 import pstats
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.made_up import MIB, SUPERNET_BYTES, Measurers, Pool, Scorers, evolve, rss_mib
+from benchmarks.result import give
 from clusters.connect import connected
 from clusters.executor import ray_pool
 from search.hybrid_settings import EvolutionSettings
@@ -174,10 +174,7 @@ def main() -> None:
             f"RSS {note['rss_mib']:7.1f} MiB  object store {note['store_mib']:6.1f} MiB",
             file=sys.stderr,
         )
-    text_of = json.dumps(found, indent=1)
-    if arguments.json:
-        arguments.json.write_text(text_of)
-    print(text_of)
+    give(found, arguments.json)
 
 
 if __name__ == "__main__":

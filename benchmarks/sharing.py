@@ -8,7 +8,6 @@ the same subnets on the same tiles, changed alike, in the same steps.
 
 import argparse
 import dataclasses
-import json
 import random
 import statistics
 import sys
@@ -16,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result import give
 from orchestrator.config import Layer, data_sets_layer, file_layer, resolve, set_layer
 from search.data.pack import build_pack
 from search.data.readers import open_dataset
@@ -76,10 +76,7 @@ def main() -> None:
                 found.setdefault(scheme, []).append({"seed": seed, **row})
                 cells = "  ".join(f"{key} {value:,.2f}" for key, value in row.items() if key != "miou")
                 print(f"  {scheme:10s} seed {seed}  {cells}", file=sys.stderr, flush=True)
-    text = json.dumps({"data": arguments.data.name, "budget": arguments.budget, "schemes": found}, indent=1)
-    if arguments.json:
-        arguments.json.write_text(text)
-    print(text)
+    give({"data": arguments.data.name, "budget": arguments.budget, "schemes": found}, arguments.json)
 
 
 if __name__ == "__main__":

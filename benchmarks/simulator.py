@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.made_up import MIB, SUPERNET_BYTES, Measurers, Pool, Scorers, evolve, rss_mib
+from benchmarks.result import give
 from benchmarks.virtual import Chances, Costs, Fate, Simulation, VirtualBackend, Weights
 from clusters.dispatch import ActorPool
 from models.hybrid_architecture import HybridArchitecture
@@ -201,7 +202,7 @@ MEASURED_COSTS = Costs(
     worker_s=5.0,
     bytes_per_s=1.25e9,
 )
-"""Of the driver on Ray 2.60, two busy cores, see `docs/scale.md`; the last three are assumed, the network 10 Gbit/s."""
+"""Of the driver on Ray 2.60, two busy cores; the last three are assumed, the network 10 Gbit/s."""
 MEASURED_DRIVER = Driver(plan_s=5e-4, note_s=3.5e-3)
 """The second is nearly all waiting for the disk."""
 CHANCES = Chances(spread=0.26, straggling=0.01, raising=0.001, dying=0.001, hanging=0.0002)
@@ -277,10 +278,7 @@ def main() -> None:
     for group, rows in found.items():
         print(f"\n{group}\n{table_of(rows)}", file=sys.stderr)
     values = {group: {name: dataclasses.asdict(row) for name, row in rows.items()} for group, rows in found.items()}
-    text = json.dumps({"setup": dataclasses.asdict(setup), **values}, indent=1)
-    if arguments.json:
-        arguments.json.write_text(text)
-    print(text)
+    give({"setup": dataclasses.asdict(setup), **values}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result import give
+
 KINDS = {
     "asdet": ["asdet"],
     "asdet, no Ray": ["asdet", "--no-ray"],
@@ -114,10 +116,7 @@ def main() -> None:
         for state, row in result["seconds"][kind].items():
             cells = "  ".join(f"{name} {seconds:.1f}" for name, seconds in row.items())
             print(f"{kind:20s} {state}  {cells}", file=sys.stderr)
-    text = json.dumps(result, indent=1)
-    if arguments.json:
-        arguments.json.write_text(text)
-    print(text)
+    give(result, arguments.json)
 
 
 if __name__ == "__main__":

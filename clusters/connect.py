@@ -7,7 +7,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,14 +89,14 @@ def connected(
             _turn_authentication_on()
             _keep_token_private()
         with _quiet_init(address=joined, runtime_env=dict(runtime_env) if runtime_env else None):
-            yield _offer(joined)
+            yield offer(joined)
         return
     _make_token()
     folder = tempfile.mkdtemp(prefix="dn-", dir=_short_folder())
     try:
         begin = {"include_dashboard": dashboard, "num_cpus": cpus, "_temp_dir": folder}
         with _quiet_init(address="local", beginning=_on_loopback, **begin):
-            yield _offer(None)
+            yield offer(None)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -227,10 +227,17 @@ def _quiet_init(beginning: Callable[[], AbstractContextManager[None]] = nullcont
         ray.shutdown(wait_for_processes=True)
 
 
-def _offer(address: str | None) -> Cluster:
+def offer(address: str | None, among: Collection[str] | None = None) -> Cluster:
+    """Return what the living nodes of the connected Ray offer.
+
+    Args:
+        address: of the cluster, see `Cluster`.
+        among: ids of the nodes to count; None: all.
+    """
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    alive = [node for node in ray.nodes() if node["Alive"] and (among is None or node["NodeID"] in among)]
+    nodes = [node["Resources"] for node in alive]
     cpus, gpus = ([int(node.get(kind, 0)) for node in nodes] for kind in ("CPU", "GPU"))
     return Cluster(address, sum(cpus), sum(gpus), max(cpus, default=0), max(gpus, default=0))
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, TextIO
 
 import typer
 
-_FAILED, _BAD_INPUT = 1, 2
-"""Exit codes: something went wrong outside of this program, and may be tried again; the input cannot be used."""
+from orchestrator.cli_output import BAD_INPUT, FAILED
+from orchestrator.options import JsonOption
 
 cluster_app = typer.Typer(no_args_is_help=True, help="Check a cluster, render its manifests, submit jobs to it.")
 
@@ -27,7 +27,6 @@ AttemptOption = Annotated[
 WordsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="-- COMMAND...", help="as search autonad --data /shared/MT --workers 8")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
 
 
 @cluster_app.command("render", context_settings=_COMMAND)
@@ -82,7 +81,7 @@ def submit(
             new = clusters_api.submit(rendered, lambda text: print(text, file=sys.stderr))
         except clusters_api.SubmissionError as error:
             print(f"defectnas: {error}", file=sys.stderr)
-            raise typer.Exit(_FAILED) from error
+            raise typer.Exit(FAILED) from error
     if json_:
         _print_json(rendered, submitted=new and not dry_run)
         return
@@ -118,7 +117,7 @@ def run(
         wait_for_nodes("auto", nodes, wait, lambda text: print(text, file=sys.stderr))
     except (ClusterUnreachableError, TooFewNodesError) as error:
         print(f"defectnas: {error}", file=sys.stderr)
-        raise typer.Exit(_FAILED) from error
+        raise typer.Exit(FAILED) from error
     # In the place of this process, so that a signal that ends the job reaches the search itself.
     os.execv(sys.executable, [sys.executable, "-m", "orchestrator.cli", *command])
 
@@ -165,10 +164,10 @@ def check(
         report = cluster_check.checked(question, lambda report: _print_report(report, json_, out), sys.stderr)
     except AddressError as error:
         print(f"defectnas: {error}", file=sys.stderr)
-        raise typer.Exit(_BAD_INPUT) from error
+        raise typer.Exit(BAD_INPUT) from error
     _print_report(report, json_, out)
     if report.failed:
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(FAILED)
 
 
 @cluster_app.command()

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-"""Exit codes: a trial failed; the input cannot be used; stopped by Ctrl-C or SIGTERM."""
+"""Exit codes: a trial, or something outside of this program, failed; the input is of no use; stopped by a signal."""
 
 
 def watch_of(quiet: bool, json_lines: bool) -> Any:

@@ -5,12 +5,13 @@ a latency is measured while nothing else of the launch computes.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from clusters.connect import offer
 from clusters.executor import Pool, ray_pool, serial_pool
 from orchestrator.nodes import (
     ReturningPool,
@@ -73,7 +74,8 @@ def ray_hands(context: Context) -> Hands:
     seeing, blind = nodes_that_see(context.folder, ticket.token)
     # Workers elsewhere need the store; without one they are kept to the nodes that share the disk.
     kept = among(seeing) if blind and not trial.get("storage") else {}
-    cpus, gpus = _offered(seeing if kept else [*seeing, *blind])
+    offered = offer(None, seeing if kept else None)
+    cpus, gpus = max(1, offered.cpus), offered.gpus
     workers, least = int(trial.get("supernet_workers", 1)), int(trial.get("least_workers", 1))
     everywhere = int(ray.cluster_resources().get("GPU", 0))
     if everywhere and workers > gpus:
@@ -137,15 +139,6 @@ def probe_options(node: str) -> dict[str, Any]:
         )
     slot = {"resources": {_SLOT: 1}} if all(_SLOT in n["Resources"] for n in there) else {}
     return {"label_selector": {key: value}, **slot}
-
-
-def _offered(nodes: Sequence[str]) -> tuple[int, int]:
-    """Return the CPUs and GPUs of some nodes together."""
-    import ray
-
-    offered = [node["Resources"] for node in ray.nodes() if node["NodeID"] in nodes]
-    cpus, gpus = (sum(int(node.get(kind, 0)) for node in offered) for kind in ("CPU", "GPU"))
-    return max(1, cpus), gpus
 
 
 def _placed(options: dict[str, Any], kept: dict[str, str]) -> dict[str, Any]:

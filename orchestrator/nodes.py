@@ -54,11 +54,16 @@ class Job:
     content: bytes
 
 
-def issue(folder: Path) -> Ticket:
-    """Return the ticket of a trial that is driven on this machine."""
+def put_token(folder: Path) -> str:
+    """Put a new token into a folder, by which `sees` knows it; returns it."""
     token = uuid.uuid4().hex
     write_atomically(folder / TOKEN, token)
-    return Ticket(folder, token, (folder / "trial.json").read_text(encoding="utf-8"))
+    return token
+
+
+def issue(folder: Path) -> Ticket:
+    """Return the ticket of a trial that is driven on this machine."""
+    return Ticket(folder, put_token(folder), (folder / "trial.json").read_text(encoding="utf-8"))
 
 
 def sees(folder: Path, token: str) -> bool:

@@ -1,12 +1,11 @@
 """What a run needs before its trials begin, wherever it begins or goes on: data, packs, its store, its nodes."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from orchestrator.files import write_atomically, write_json
+from orchestrator.files import write_json
 from orchestrator.launch import Launch, StorageSettings, Trial
 from orchestrator.live import Watch
 from orchestrator.runs import RunExistsError, RunNotFoundError, read_json, read_run, trial_folder
@@ -146,17 +145,11 @@ def mirror_of(run: Path, launch: Launch, watch: Watch, may_wait: bool) -> Abstra
 
 def sharing(run: Path, cluster: Any, watch: Watch) -> tuple[dict[str, str] | None, Any]:
     """Return the labels of the nodes that see the run's folder, and what they offer; (None, all) if all of them do."""
-    import ray
+    from clusters.connect import offer
+    from orchestrator.nodes import among, nodes_that_see, put_token
 
-    from clusters.connect import Cluster
-    from orchestrator.nodes import TOKEN, among, nodes_that_see
-
-    token = uuid.uuid4().hex
-    write_atomically(run / TOKEN, token)
-    seeing, blind = nodes_that_see(run, token)
+    seeing, blind = nodes_that_see(run, put_token(run))
     if not blind:
         return None, cluster
     watch.note(f"{len(blind)} of {len(seeing) + len(blind)} nodes do not see {run}; trials are driven on the others")
-    near = [node["Resources"] for node in ray.nodes() if node["NodeID"] in seeing]
-    cpus, gpus = ([int(node.get(kind, 0)) for node in near] for kind in ("CPU", "GPU"))
-    return among(seeing), Cluster(cluster.address, sum(cpus), sum(gpus), max(cpus), max(gpus))
+    return among(seeing), offer(cluster.address, seeing)

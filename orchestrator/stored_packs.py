@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from orchestrator.files import built_once
-from orchestrator.runs import RunNotFoundError
+from orchestrator.runs import PLAIN_NAME, RunNotFoundError
 from orchestrator.storage import Store
 from orchestrator.trees import OBJECTS, DamagedStorageError, Manifest, get_files, manifests, newest_manifest, put_files
 
@@ -45,7 +45,7 @@ def get_pack(runs: Store, digest: str, name: str, packs: Path) -> Path:
     """
     from search.data.pack import BrokenPackError, open_pack
 
-    if not re.fullmatch(r"[\w.][\w.-]*", name) or name in (".", "..") or not re.fullmatch(r"[0-9a-f]{64}", digest):
+    if not PLAIN_NAME.fullmatch(name) or not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise DamagedStorageError(f"{runs.uri}: {name!r} with digest {digest!r} names no pack")
     target = packs / name
     if target.exists() and digest_in(target) != digest:
