@@ -6,10 +6,11 @@ Absolute times do not carry over from machine to machine; what counts are the ra
 """
 
 import argparse
+import os
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ RANDOM_PARAMETERS = 5.5e6
 """The random subnet is the one of some drawn whose parameters come nearest to this."""
 VALIDATION_IMAGES = 90
 SLEEP_S = 0.2
+SCALED = 16
 
 
 def subnets() -> dict[str, HybridArchitecture]:
@@ -116,8 +118,6 @@ def scoring(arguments: argparse.Namespace, device: torch.device) -> dict[str, An
 
 def dispatch(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Score candidates that only sleep, by 1, 2, 4 and 8 actors: what is lost is the cost of dispatching."""
-    import os
-
     from clusters.connect import connected
     from clusters.executor import ray_pool
 
@@ -150,47 +150,72 @@ def dispatch(arguments: argparse.Namespace, device: torch.device) -> dict[str, A
 
 
 def scaling(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Score random subnets by one actor and by one for each core, of one thread each: candidates per second."""
-    import os
+    """Score random subnets by one actor and by one for each core, of one thread each: candidates per second.
+
+    What the machine itself gives to as many processes is told by Python's own pool of processes, in the same run.
+    """
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
 
     from clusters.connect import connected
     from clusters.executor import ray_pool
 
-    space = HybridSpace()
-    drawn = [space.sample(random.Random(seed)) for seed in range(16)]
+    cores = len(os.sched_getaffinity(0))
+    seconds: dict[str, list[float]] = {}
 
-    def make() -> Callable[[int], int]:
+    def time_rounds(label: str, processes: int, score_all: Callable[[Sequence[int]], Collection[int]]) -> None:
+        ready: set[int] = set()
+        while len(ready) < processes:
+            ready |= set(score_all([0] * 2 * processes))
+        for _ in range(arguments.rounds):
+            start = time.perf_counter()
+            score_all(range(SCALED))
+            seconds.setdefault(label, []).append(time.perf_counter() - start)
+
+    for processes in sorted({1, cores}):
+        with connected("none", cpus=cores), ray_pool(_Scoring, actors=processes, cpus=1, threads=1) as pool:
+            time_rounds(f"{processes} actors", processes, lambda items: [one.value for one in pool.map(items)])
+        with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin_scoring) as bare:
+            time_rounds(f"{processes} processes, no Ray", processes, lambda items: list(bare.map(_score, items)))
+    rows = {}
+    for label, found in seconds.items():
+        alone = statistics.median(seconds[f"1 {label.split(maxsplit=1)[1]}"])
+        rows[label] = {
+            "candidates_per_s": SCALED / statistics.median(found),
+            "min": SCALED / max(found),
+            "max": SCALED / min(found),
+            "over_one": alone / statistics.median(found),
+        }
+    return {f"16 images of {SIZE} px, {SCALED} subnets": rows}
+
+
+class _Scoring:
+    """Scores a subnet by its number; gives the process that did it."""
+
+    def __init__(self) -> None:
         torch.manual_seed(0)
+        space = HybridSpace()
+        self.drawn = [space.sample(random.Random(seed)) for seed in range(SCALED)]
         supernet = AutoNADNet(Room.of_space(space), in_channels=1, classes=CLASSES).eval()
         tiles = [(torch.randn(8, 1, SIZE, SIZE), torch.randint(0, CLASSES + 1, (8, SIZE, SIZE)))] * 2
-        scorer = Scorer(supernet, tiles, ("a", "b", "c"))
+        self.scorer = Scorer(supernet, tiles, ("a", "b", "c"))
 
-        def score(number: int) -> int:
-            scorer.score(drawn[number])
-            return os.getpid()
+    def __call__(self, number: int) -> int:
+        self.scorer.score(self.drawn[number])
+        return os.getpid()
 
-        return score
 
-    cores = len(os.sched_getaffinity(0))
-    seconds: dict[int, list[float]] = {}
-    for actors in sorted({1, cores}):
-        with connected("none", cpus=cores), ray_pool(make, actors=actors, cpus=1, threads=1) as pool:
-            ready: set[int] = set()
-            while len(ready) < actors:
-                ready |= {outcome.value for outcome in pool.map([0] * 2 * actors)}
-            for _ in range(arguments.rounds):
-                start = time.perf_counter()
-                list(pool.map(range(len(drawn))))
-                seconds.setdefault(actors, []).append(time.perf_counter() - start)
-    rows = {}
-    for actors, found in seconds.items():
-        rows[f"{actors} actors"] = {
-            "candidates_per_s": len(drawn) / statistics.median(found),
-            "min": len(drawn) / max(found),
-            "max": len(drawn) / min(found),
-            "over_one_actor": statistics.median(seconds[1]) / statistics.median(found),
-        }
-    return {f"16 images of {SIZE} px, {len(drawn)} subnets": rows}
+_scoring: _Scoring
+
+
+def _begin_scoring() -> None:
+    global _scoring
+    torch.set_num_threads(1)
+    _scoring = _Scoring()
+
+
+def _score(number: int) -> int:
+    return _scoring(number)
 
 
 PARTS: dict[str, harness.Part] = {"steps": steps, "scoring": scoring, "dispatch": dispatch, "scaling": scaling}
