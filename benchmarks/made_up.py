@@ -64,12 +64,14 @@ class Measurers:
     def map(self, items: Sequence[HybridArchitecture | None]) -> Iterator[Outcome]:
         """Yield the outcomes of the pool, with latencies; without a pool all at once."""
         for index, item in enumerate(items if self.pool is None or list(items) == [None] else ()):
-            yield Told(index, CONDITIONS if item is None else _latency(item), None)
+            yield Told(index, CONDITIONS if item is None else (CONDITIONS, _latency(item)), None)
         if self.pool is not None and list(items) != [None]:
             for outcome in self.pool.map(items):
                 item = items[outcome.index]
                 assert item is not None
-                yield Told(outcome.index, _latency(item) if outcome.error is None else None, outcome.error)
+                yield Told(
+                    outcome.index, (CONDITIONS, _latency(item)) if outcome.error is None else None, outcome.error
+                )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,6 +121,10 @@ class HybridArchitecture:
             raise InvalidArchitecture(f"not a hybrid architecture: {error!r}") from error
         return cls.of(stages, edges, pools)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Not the digest that is kept: a worker that tells the digest of what it scored must have computed it itself.
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
     def to_json(self) -> str:
         """Return the canonical JSON text."""
         return to_text(self.to_dict())

@@ -74,10 +74,13 @@ def make_scorer(folder: Path, weights: Callable[[], Weights]) -> Callable[[Hybri
     return Scorer.on_validation(context, network.eval(), validation).score
 
 
-def make_measurer(folder: Path) -> Callable[[HybridArchitecture | None], LatencyRecord | Conditions]:
+Measured = tuple[Conditions, LatencyRecord]
+
+
+def make_measurer(folder: Path) -> Callable[[HybridArchitecture | None], Measured | Conditions]:
     """Return a function that measures subnets on the device of the settings; given None it says under what conditions.
 
-    Only the worker knows them: it may be on another machine than who asks.
+    Only the worker knows them: it may be on another machine than who asks, or than the worker before it.
     """
     context = open_context(folder, read_trial(folder), None)
     settings = context.settings.latency
@@ -86,14 +89,15 @@ def make_measurer(folder: Path) -> Callable[[HybridArchitecture | None], Latency
     shape = (context.pack.colour_channels, size, size)
     conditions = conditions_here(device, shape, settings.batch, context.settings.runtime.precision)
 
-    def measured(architecture: HybridArchitecture | None) -> LatencyRecord | Conditions:
+    def measured(architecture: HybridArchitecture | None) -> Measured | Conditions:
         if architecture is None:
             return conditions
         # New weights: how long a subnet takes does not depend on their values.
         network = plain_network(context, architecture).to(device)
-        return measure_architecture(
+        record = measure_architecture(
             network, architecture, conditions, device, warmup=settings.warmup, repeats=settings.repeats
         )
+        return conditions, record
 
     return measured
 

@@ -35,8 +35,9 @@ class LatencyLedger:
 
     Args (constructor):
         path: of latencies.jsonl, created with the first measurement. What a killed process left behind the last
-            complete line is dropped; measurements under other conditions stay in it and are not used.
-        measurers: who measures what is not on file.
+            complete line is dropped. What is in it decides the conditions, wherever the search goes on.
+        measurers: who measures what is not on file; each value comes with the conditions that the worker measured
+            under, since one that takes the place of another may be elsewhere.
         replay: latencies.jsonl of an earlier trial, whose measurements are used first; None: none.
 
     Raises:
@@ -46,9 +47,13 @@ class LatencyLedger:
 
     def __init__(self, path: Path, measurers: Pool, replay: Path | None = None) -> None:
         self.path, self._measurers = path, measurers
-        here: Conditions = values_of(measurers.map([None]))[0]
-        self.conditions = here if replay is None else _recorded_conditions(replay, here)
-        self._may_measure = self.conditions == here
+        self._here: Conditions = values_of(measurers.map([None]))[0]
+        if replay is not None:
+            self.conditions = _recorded_conditions(replay, self._here)
+        else:
+            own = [conditions for conditions, _ in _read(path)] if path.exists() else []
+            self.conditions = own[-1] if own else self._here
+        self._replays = replay is not None
         self.known: dict[str, LatencyRecord] = {}
         for source in (replay, path):
             if source is not None and source.exists():
@@ -60,7 +65,7 @@ class LatencyLedger:
         """Yield the record of every architecture: those on file first, the others as they are measured.
 
         Raises:
-            NotRecorded: one would have to be measured, under other conditions than what is replayed was.
+            NotRecorded: one would have to be measured, under other conditions than what is on file was.
         """
         left = []
         for index, architecture in enumerate(architectures):
@@ -69,15 +74,29 @@ class LatencyLedger:
                 left.append(index)
             else:
                 yield Found(index, record, None)
-        if left and not self._may_measure:
-            raise NotRecorded(
-                f"latency.replay: no latency of {architectures[left[0]].digest()[:12]} is on file, and measuring it "
-                f"here would mix conditions; what is on file was measured on {self.conditions.device_name}"
-            )
+        if left:
+            self._require(self._here)
         for outcome in self._measurers.map([architectures[index] for index in left]) if left else ():
+            record = None
             if outcome.error is None:
-                self._append(outcome.value)
-            yield Found(left[outcome.index], outcome.value, outcome.error)
+                conditions, record = outcome.value
+                self._require(conditions)
+                self._append(record)
+            yield Found(left[outcome.index], record, outcome.error)
+
+    def _require(self, conditions: Conditions) -> None:
+        if conditions == self.conditions:
+            return
+        if self._replays:
+            raise NotRecorded(
+                f"latency.replay: not all latencies are on file, and measuring here would mix conditions; what is on "
+                f"file was measured on {self.conditions}, this is {conditions}"
+            )
+        raise NotRecorded(
+            f"{self.path}: was measured on {self.conditions} with torch {self.conditions.torch_version}, this is "
+            f"{conditions} with torch {conditions.torch_version}; go on where the first is (latency.node names it), or "
+            "remove latencies.jsonl, candidates.jsonl and random.jsonl there, to choose anew"
+        )
 
     def _append(self, record: LatencyRecord) -> None:
         with self.path.open("a", encoding="utf-8") as file:

@@ -4,6 +4,7 @@ All that is found out goes to the ledger of candidates as it arrives; a search t
 again from the first generation and tells it from the ledger, so that nothing is measured or scored twice.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ def choose(
     score: Mapper,
     ledger: CandidateLedger,
     after_generation: Callable[[Generation, Search], None],
+    elsewhere: Mapping[str, Candidate] | None = None,
 ) -> Search:
     """Run a strategy to its end, or go on with it; returns what it found.
 
@@ -128,6 +130,7 @@ def choose(
         score: yields `InheritedScore`s.
         ledger: of candidates; those in it are not measured or scored again.
         after_generation: called behind each.
+        elsewhere: candidates, by digest, of another search within the same limits; those are not scored again either.
     """
     prices: dict[str, Price] = {}
 
@@ -149,8 +152,13 @@ def choose(
     for number in range(settings.generations):
         start = time.perf_counter()
         asked = strategy.ask()
-        if not asked:
+        # Algorithm 1 to the letter has generations without a child, which end nothing.
+        if not asked and not settings.literal:
             break
+        for place, digest in enumerate(architecture.digest() for architecture in asked):
+            if elsewhere and digest in elsewhere:
+                place += len(search.candidates)
+                ledger.append(dataclasses.replace(elsewhere[digest], generation=number, number=place))
         spent = _examine(asked, number, len(search.candidates), limits, price_of, measure, score, ledger)
         examined = [ledger.known[architecture.digest()] for architecture in asked]
         penalty = search.penalty

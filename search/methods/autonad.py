@@ -8,6 +8,7 @@ folder per finalist. Who computes is not decided here: `Hands` brings the worker
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from models.hybrid_architecture import HybridArchitecture
 from models.hybrid_cost import parameters_of
 from models.hybrid_space import HybridSpace
-from search.candidates import CandidateLedger, write_table
+from search.candidates import Candidate, CandidateLedger, write_table
 from search.checkpoint import write_atomically
 from search.context import Context
 from search.errors import InputError
@@ -69,8 +70,10 @@ def run(context: Context, hands: Hands) -> list[dict[str, Any]]:
         search = evolve(context, space, limits, table, latencies, scorers, settings, "candidates")
         drawn = None
         if settings.baseline and settings.strategy != "random":
-            alone = dataclasses.replace(settings, strategy="random")
-            drawn = evolve(context, space, limits, None, latencies, scorers, alone, "random")
+            # Under the same price of latency, or the two would not be chosen by the same score.
+            alone = dataclasses.replace(settings, strategy="random", penalty=search.penalty)
+            known = search.candidates
+            drawn = evolve(context, space, limits, None, latencies, scorers, alone, "random", elsewhere=known)
     if search.best is None:
         raise NothingLegal(f"{len(search.candidates)} candidates, and none could be scored within the limits")
     with hands.pool(partial(make_retrainer, weights=fetch), "retrain") as retrainers:
@@ -148,8 +151,9 @@ def evolve(
     scorers: Pool,
     settings: EvolutionSettings,
     name: str,
+    elsewhere: Mapping[str, Candidate] | None = None,
 ) -> Search:
-    """Run a strategy; its candidates go to `name`.jsonl and `name`.parquet."""
+    """Run a strategy; its candidates go to `name`.jsonl and `name`.parquet, `elsewhere` is as for `choose`."""
     latency = context.settings.latency
     ledger = CandidateLedger(context.folder / f"{name}.jsonl")
     table_path, rows = context.folder / f"{name}.parquet", 0
@@ -187,6 +191,7 @@ def evolve(
         score=scorers.map,
         ledger=ledger,
         after_generation=after,
+        elsewhere=elsewhere,
     )
     write_table(table_path, search.candidates.values(), search.points)
     _write_once(context, "chosen", ("strategy",), phase="evolve", **_chosen(search, settings, table))

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import random
 from collections import Counter
 
@@ -56,6 +57,11 @@ def test_round_trips_and_membership(seed, space):
     assert again.digest() == architecture.digest()
     values = architecture.to_dict()
     assert HybridArchitecture.from_dict(json.loads(json.dumps(values))) == architecture
+    sent = pickle.loads(pickle.dumps(architecture))
+    assert sent == architecture
+    # Whoever gets it computes the digest anew.
+    assert "_digest" in vars(architecture)
+    assert "_digest" not in vars(sent)
 
 
 @given(seeds, seeds, st.floats(0, 1))

@@ -25,8 +25,8 @@ class Answer:
 class Measurers:
     """Measures with a clock that never gives the same time twice."""
 
-    def __init__(self, conditions=HERE, failing=()):
-        self.conditions, self.failing, self.measured = conditions, failing, []
+    def __init__(self, conditions=HERE, failing=(), then=None):
+        self.conditions, self.failing, self.then, self.measured = conditions, failing, then, []
 
     def map(self, items):
         for index, item in reversed(list(enumerate(items))):
@@ -36,7 +36,8 @@ class Measurers:
                 yield Answer(index, None, "it broke")
             else:
                 self.measured.append(item.digest())
-                yield Answer(index, LatencyRecord(item, 1.0 + len(self.measured), 0.1))
+                record = LatencyRecord(item, 1.0 + len(self.measured), 0.1)
+                yield Answer(index, (self.then or self.conditions, record))
 
 
 def some(count, seed=0):
@@ -74,15 +75,25 @@ def test_what_cannot_be_measured_is_said_and_not_written(tmp_path):
     assert len(path.read_text().splitlines()) == 2
 
 
-def test_measurements_under_other_conditions_are_kept_and_not_used(tmp_path):
+ELSEWHERE = dataclasses.replace(HERE, device_name="another")
+
+
+def test_a_search_that_goes_on_elsewhere_uses_what_it_has_and_does_not_mix(tmp_path):
+    path, asked = tmp_path / "latencies.jsonl", some(3)
+    told = latencies(LatencyLedger(path, Measurers()), asked[:2])
+    elsewhere = Measurers(ELSEWHERE)
+    ledger = LatencyLedger(path, elsewhere)
+    assert latencies(ledger, asked[:2]) == told
+    with pytest.raises(NotRecorded, match=r"latencies.jsonl: was measured on this one.*this is another.*latency.node"):
+        list(ledger.records(asked))
+    assert elsewhere.measured == []
+
+
+def test_a_worker_that_takes_the_place_of_another_elsewhere_is_found_out(tmp_path):
     path, asked = tmp_path / "latencies.jsonl", some(2)
-    latencies(LatencyLedger(path, Measurers()), asked)
-    elsewhere = Measurers(dataclasses.replace(HERE, threads=2))
-    latencies(LatencyLedger(path, elsewhere), asked)
-    assert len(elsewhere.measured) == 2
-    back = Measurers()
-    latencies(LatencyLedger(path, back), asked)
-    assert back.measured == []
+    with pytest.raises(NotRecorded, match="this is another"):
+        list(LatencyLedger(path, Measurers(then=ELSEWHERE)).records(asked))
+    assert not path.exists()
 
 
 def test_replayed_latencies_are_those_of_the_earlier_run_on_any_machine(tmp_path):

@@ -65,7 +65,7 @@ class World:
         return self._answers(architectures, answer)
 
 
-def run(folder, world, settings=SETTINGS, limits=NONE, generations=None):
+def run(folder, world, settings=SETTINGS, limits=NONE, generations=None, elsewhere=None):
     history = []
     settings = replace(settings, generations=generations or settings.generations)
     found = choose(
@@ -79,6 +79,7 @@ def run(folder, world, settings=SETTINGS, limits=NONE, generations=None):
         score=world.score,
         ledger=CandidateLedger(folder / "candidates.jsonl"),
         after_generation=lambda generation, search: history.append((generation, search)),
+        elsewhere=elsewhere,
     )
     return found, history
 
@@ -119,6 +120,25 @@ def test_more_generations_go_on_from_fewer(tmp_path):
     longer, _ = run(tmp_path / "a", World(1), generations=4)
     at_once, _ = run(tmp_path / "b", World(1), generations=4)
     assert longer.points == at_once.points
+
+
+def test_a_generation_without_a_child_ends_nothing_where_algorithm_1_is_read_to_the_letter(tmp_path):
+    _, history = run(tmp_path, World(), replace(SETTINGS, literal=True), generations=12)
+    counts = [generation.candidates for generation, _ in history]
+    assert len(counts) == 12
+    assert any(counts[counts.index(0) :])
+
+
+def test_what_another_search_has_scored_is_not_scored_again(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir(), (tmp_path / "c").mkdir()
+    first, _ = run(tmp_path / "a", World())
+    world, settings = World(), replace(SETTINGS, strategy="random", penalty=first.penalty)
+    drawn, _ = run(tmp_path / "b", world, settings, elsewhere=first.candidates)
+    shared = set(first.candidates) & set(drawn.candidates)
+    assert len(shared) == SETTINGS.population
+    assert not shared & {*world.measured, *world.scored}
+    alone, _ = run(tmp_path / "c", World(), settings)
+    assert drawn == alone
 
 
 def test_lambda_makes_the_mean_latency_of_the_first_population_cost_five_points(tmp_path):
