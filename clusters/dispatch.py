@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from clusters.pool import Outcome, Reply, WorkerStartError, check_free, not_started, tried
+from clusters.pool import FinalText, Outcome, Reply, WorkerStartError, check_free, not_started, tried
 
 # The second is what an actor goes on with while the driver has not yet heard of the first.
 _IN_FLIGHT_PER_ACTOR = 2
@@ -177,6 +177,21 @@ class ActorPool:
                 for call in slot.calls:
                     call.task = None
 
+    def settle(self, within_s: float) -> None:
+        """Wait until no actor is starting; see `clusters.pool.Pool`."""
+        check_free(self._closed, self._busy)
+        nothing = _Queue(())
+        # A slot's first call is its start, as long as it has no worker.
+        while starting := [slot for slot in self._slots if not slot.has_worker]:
+            now = self._backend.now()
+            left_s = max(slot.head_since for slot in starting) + within_s - now
+            ended = self._backend.wait([slot.calls[0].ref for slot in starting], max(0.0, left_s))
+            if not ended:
+                return
+            for slot in starting:
+                if slot.calls[0].ref in ended:
+                    self._settle(slot, nothing)
+
     def close(self) -> None:
         """End all actors."""
         self._closed = True
@@ -264,7 +279,7 @@ class ActorPool:
         self._backend.kill(slot.actor)
         if not slot.has_worker:
             slot.failed_starts += 1
-            if slot.failed_starts > self._retries:
+            if slot.failed_starts > self._retries or isinstance(error, FinalText):
                 raise WorkerStartError(not_started(slot.failed_starts, error))
         actor, lost = slot.actor, [call.task for call in slot.calls if call.task is not None]
         self._fill(slot)
@@ -284,7 +299,7 @@ class ActorPool:
     def _charge(self, task: _Task, actor: Any, error: str, queue: _Queue) -> Outcome | None:
         task.tries += 1
         task.failed_on = actor
-        if task.tries > self._retries:
+        if task.tries > self._retries or isinstance(error, FinalText):
             return Outcome(task.index, None, tried(task.tries, error), task.tries, 0.0)
         queue.put_back(task)
         return None

@@ -11,6 +11,7 @@ from clusters import connect  # noqa: F401 - sets what Ray reads on import
 from clusters.dispatch import ActorLost, ActorPool
 from clusters.pool import (
     LONGEST_ERROR,
+    FinalText,
     MakeWorker,
     Outcome,
     Pool,
@@ -117,6 +118,9 @@ class _SerialPool:
         finally:
             self._busy = False
 
+    def settle(self, within_s: float) -> None:
+        check_free(self._closed, self._busy)
+
     def close(self) -> None:
         self._closed = True
         self._worker = None
@@ -124,18 +128,22 @@ class _SerialPool:
     def _score(self, index: int, item: Any) -> Outcome:
         if self._worker is None:
             self._worker = self._start()
-        for tries in range(1, self._retries + 2):
+        tries, error = 0, None
+        while tries <= self._retries and not isinstance(error, FinalText):
             error, value, seconds = attempt(self._worker, item)
+            tries += 1
             if error is None:
                 return Outcome(index, value, None, tries, seconds)
         return Outcome(index, None, tried(tries, error), tries, 0.0)
 
     def _start(self) -> Callable[[Any], Any]:
-        for _ in range(self._retries + 1):
+        starts, error = 0, None
+        while starts <= self._retries and not isinstance(error, FinalText):
             error, worker, _ = attempt(self._make_worker)
             if error is None:
                 return worker
-        raise WorkerStartError(not_started(self._retries + 1, error))
+            starts += 1
+        raise WorkerStartError(not_started(starts, error))
 
 
 class _Host:

@@ -19,8 +19,23 @@ Reply = tuple[str | None, Any, float]
 LONGEST_ERROR = 1000
 
 
+class FinalText(str):
+    """The text of an error that a new attempt would not change."""
+
+    __slots__ = ()
+    final = True
+
+
 class WorkerStartError(RuntimeError):
-    """No worker could be made: the function that makes it raised, or its process died, each time."""
+    """No worker could be made: the function that makes it raised, or its process died, each time.
+
+    Attributes:
+        final: a new attempt would end the same.
+    """
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.final = isinstance(text, FinalText)
 
 
 class PoolUnavailableError(RuntimeError):
@@ -52,13 +67,21 @@ class Pool(Protocol):
     def map(self, items: Sequence[Any]) -> Iterator[Outcome]:
         """Yield one Outcome per item, in order of completion.
 
-        An item that fails is tried again; one that fails each time has its error in its Outcome and never
-        stops the others. Items are fetched from the sequence as workers become free. A map that the
-        caller leaves early is given up.
+        An item that fails is tried again, unless the error has a true attribute `final`; one that fails each time has
+        its error in its Outcome and never stops the others. Items are fetched from the sequence as workers become free.
+        A map that the caller leaves early is given up.
 
         Raises:
             WorkerStartError: no worker could be made.
             PoolUnavailableError: another map of this pool is unfinished, or its with-block was left.
+        """
+        ...
+
+    def settle(self, within_s: float) -> None:
+        """Wait until no worker is being made any more, but for none longer than `within_s` since that began.
+
+        Raises:
+            WorkerStartError, PoolUnavailableError: as `map`.
         """
         ...
 
@@ -87,7 +110,7 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Reply:
     try:
         value = function(*arguments)
     except (Exception, SystemExit) as error:
-        return in_short(error), None, 0.0
+        return FinalText(error) if getattr(error, "final", False) else in_short(error), None, 0.0
     return None, value, time.perf_counter() - began
 
 
@@ -101,10 +124,10 @@ def in_short(error: BaseException) -> str:
 
 
 def tried(tries: int, error: str | None) -> str:
-    """Return how often an item was tried, and the cause of the last failure."""
-    return f"tried {tries} time{'s' * (tries != 1)}: {error}"
+    """Return how often an item was tried, and the cause of the last failure; what is final speaks for itself."""
+    return error if isinstance(error, FinalText) else f"tried {tries} time{'s' * (tries != 1)}: {error}"
 
 
 def not_started(starts: int, error: str | None) -> str:
     """Return what a WorkerStartError says."""
-    return f"no worker after {starts} start{'s' * (starts != 1)}: {error}"
+    return error if isinstance(error, FinalText) else f"no worker after {starts} start{'s' * (starts != 1)}: {error}"

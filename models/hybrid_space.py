@@ -4,8 +4,9 @@ Source: AutoNAD Sec. IV-A, IV-C, Table I. The space is data: subsets of operator
 reading of Table I are values of `HybridSpace`, not code.
 """
 
+import dataclasses
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb, prod
 from typing import Any
@@ -109,6 +110,34 @@ class HybridSpace:
     def smallest(self) -> HybridArchitecture:
         """Return the least of every choice, with the first operators."""
         return self._extreme(min, self.blocks[0], self.edge_operators[0])
+
+    def least(
+        self, cost: Callable[[HybridArchitecture], float], edges: Sequence[str] | None = None
+    ) -> HybridArchitecture:
+        """Return the smallest architecture with the operators that cost least, chosen stage by stage and edge by edge.
+
+        Exact for costs that are sums over stages and edges, as parameters and MACs are.
+
+        Args:
+            cost: of an architecture.
+            edges: operators of the edges, where they are known to cost least; None: they are chosen too.
+        """
+        best = self.smallest() if edges is None else dataclasses.replace(self.smallest(), edges=tuple(edges))
+        lowest = cost(best)
+        for number in range(STAGES):
+            for operator, kernel in self.blocks[1:]:
+                stages = list(best.stages)
+                blocks = tuple(HybridBlock(operator, block.ratio, kernel) for block in stages[number].blocks)
+                stages[number] = dataclasses.replace(stages[number], blocks=blocks)
+                other = dataclasses.replace(best, stages=tuple(stages))
+                if (paid := cost(other)) < lowest:
+                    best, lowest = other, paid
+        for number in range(len(EDGE_NAMES) if edges is None else 0):
+            for operator in self.edge_operators[1:]:
+                other = dataclasses.replace(best, edges=(*best.edges[:number], operator, *best.edges[number + 1 :]))
+                if (paid := cost(other)) < lowest:
+                    best, lowest = other, paid
+        return best
 
     def largest(self) -> HybridArchitecture:
         """Return the most of every choice, with convolutions of 5x5 on the edges where the space has them."""

@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -250,18 +250,21 @@ def show(run: str, *, runs: Path = RUNS) -> RunResult:
     return result_of(find_run(run, runs))
 
 
-def best(run: str, *, runs: Path = RUNS, under_ms: float | None = None) -> list[BestCandidate]:
+def best(
+    run: str, *, runs: Path = RUNS, under_ms: float | None = None, tell: Callable[[str], None] = lambda line: None
+) -> list[BestCandidate]:
     """Return the best candidate that each trial of an AutoNAD search has scored; nothing is searched anew.
 
     Args:
         run: id of a run in `runs`, or the path of its folder.
         runs: the folder of runs.
         under_ms: highest mIoU among those at most so slow; None: the search's own choice.
+        tell: gets the line that says why a trial has none, where another has one.
 
     Raises:
         InputError: there is no such run, it has scored no candidates, or none is as fast.
     """
-    return best_of(find_run(run, runs), under_ms)
+    return best_of(find_run(run, runs), under_ms, tell)
 
 
 def compare(

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.files import hold, write_atomically
+from orchestrator.files import hold, write_atomically, write_json
 from orchestrator.group import run_in_group
-from orchestrator.runs import read_json, trial_folder
-from search.errors import InputError
+from orchestrator.runs import FAILURE, read_json, trial_folder
 from search.secret_texts import without_secrets
 
 Listener = Callable[[str, Mapping[str, Any]], None]
@@ -45,14 +44,21 @@ def attempt(folder: Path, function: str, emit: Callable[[dict[str, Any]], None])
     """
     # The worker of a killed launch may outlive it by seconds; two writers would spoil the ledger.
     with hold(folder / "lock", f"trial {folder.name}", wait_s=_HANDOVER_S):
-        (folder / "error.txt").unlink(missing_ok=True)
+        forget_failure(folder)
         try:
             workers = read_json(folder / "trial.json").get("workers", 1)
             run_in_group(function, folder, lambda event: emit(_light(event)), workers)
         except Exception as error:
-            write_atomically(folder / "error.txt", _report(error))
-            text = without_secrets(f"{type(error).__name__}: {error}")
-            raise TrialFailedError(text, _is_final(error)) from error
+            line, final = _line(error), _is_final(error)
+            write_json(folder / FAILURE, {"error": line, "final": final})
+            write_atomically(folder / "error.txt", f"{line}\n\n{without_secrets(_traceback(error))}")
+            raise TrialFailedError(line, final) from error
+
+
+def forget_failure(folder: Path) -> None:
+    """Remove what an earlier attempt at a trial left of its failure."""
+    for name in ("error.txt", FAILURE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def run_here(
@@ -87,13 +93,20 @@ def _light(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_final(error: BaseException) -> bool:
-    """Return whether the same attempt would end the same: bad input, or a disk that is full."""
-    return isinstance(error, InputError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+    """Return whether the same attempt would end the same: bad input, here or in a worker, or a disk that is full."""
+    return bool(getattr(error, "final", False)) or _is_full_disk(error)
 
 
-def _report(error: BaseException) -> str:
-    text = "".join(traceback.format_exception(error))
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"The disk is full ({error.filename}); free some space, then resume the run.\n\n{text}"
-    # What broke may show the address that it asked, with its password.
-    return without_secrets(f"{type(error).__name__}: {error}\n\n{text}")
+def _is_full_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC
+
+
+def _line(error: BaseException) -> str:
+    if _is_full_disk(error):
+        return f"the disk is full ({error.filename}); free some space, then resume the run"  # type: ignore[attr-defined]
+    # What broke may show the address that it asked, with its password. What the user can mend needs no name of a class.
+    return without_secrets(str(error) if _is_final(error) else f"{type(error).__name__}: {error}")
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))

@@ -1,7 +1,7 @@
 """What a finished AutoNAD search has scored, read off the run's folder: the best candidate under a latency."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,13 @@ class BestCandidate:
         return asdict(self)
 
 
-def best_of(run: Path, under_ms: float | None) -> list[BestCandidate]:
+def best_of(run: Path, under_ms: float | None, tell: Callable[[str], None] = lambda line: None) -> list[BestCandidate]:
     """Return the best candidate of each trial of a run; see `api.best`.
+
+    Args:
+        run: its folder.
+        under_ms: slower candidates are left out; None: what the search chose.
+        tell: gets the line that says why a trial has none, where another has one.
 
     Raises:
         NoCandidates: see there.
@@ -52,17 +57,37 @@ def best_of(run: Path, under_ms: float | None) -> list[BestCandidate]:
     record = read_run(run)
     if record.method != "autonad":
         raise NoCandidates(f"{run}: a search by {record.method} scores no candidates; best is for runs of autonad")
-    return [_best(trial_folder(run, trial.name), trial.data, trial.seed, under_ms) for trial in record.trials]
+    found, missing = [], []
+    for trial in record.trials:
+        try:
+            found.append(_best(trial_folder(run, trial.name), trial.data, trial.seed, under_ms))
+        except NoCandidates as error:
+            missing.append(error)
+    if not found:
+        raise missing[0]
+    for reason in missing:
+        tell(str(reason))
+    return found
 
 
 def _best(folder: Path, data: str, seed: int, under_ms: float | None) -> BestCandidate:
-    path = folder / "candidates.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    scored = [c for c in map(json.loads, lines) if c["feasible"]]
+    path, choice = folder / "candidates.jsonl", folder / "candidates.json"
+    # What a search that still runs, or was killed, has behind the last complete line is no candidate yet.
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        known = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        scored = [c for c in known if c["feasible"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise NoCandidates(f"{path}: not a file of candidates ({error!r})") from error
+    go_on = f"go on with: defectnas resume {folder.parents[1].name}"
     if not scored:
-        raise NoCandidates(f"{path}: no scored candidates yet; go on with: defectnas resume {folder.parents[1].name}")
+        raise NoCandidates(f"{path}: no scored candidates yet; {go_on}")
     if under_ms is None:
-        wanted = json.loads((folder / "candidates.json").read_text(encoding="utf-8"))["best"]
+        if not choice.is_file():
+            raise NoCandidates(f"{choice}: the search has not chosen yet; give --under, or {go_on}")
+        wanted = json.loads(choice.read_text(encoding="utf-8"))["best"]
+        if wanted is None:
+            raise NoCandidates(f"{choice}: no candidate keeps the limits of the search")
         chosen = next(c for c in scored if c["digest"] == wanted)
     else:
         fitting = [c for c in scored if c["latency_ms"] <= under_ms]

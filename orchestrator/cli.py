@@ -271,7 +271,7 @@ def best(
     from orchestrator import api
     from orchestrator.tables import candidates_table
 
-    found = api.best(run, runs=runs, under_ms=under)
+    found = api.best(run, runs=runs, under_ms=under, tell=lambda line: print(line, file=sys.stderr))
     if json_:
         print_json({"run": run, "under_ms": under, "best": [row.to_dict() for row in found]})
     else:

@@ -33,8 +33,7 @@ def end(result: Any, json_: bool) -> None:
             soft_wrap=True,
         )
     if result.failed:
-        print_failures(result)
-        raise typer.Exit(FAILED)
+        raise typer.Exit(print_failures(result))
 
 
 def print_result(result: Any) -> None:
@@ -48,11 +47,15 @@ def print_result(result: Any) -> None:
         console.print(spreads_table(spreads, console.width))
 
 
-def print_failures(result: Any) -> None:
-    """Name the trials that failed, each with the first line of why."""
-    for trial in result.failed:
-        reason = next(iter((trial.folder / "error.txt").read_text(encoding="utf-8").splitlines()), "")
-        print(f"failed: {trial.folder / 'error.txt'}: {reason}", file=sys.stderr)
+def print_failures(result: Any) -> int:
+    """Name the trials that failed, each with why in one line; returns the exit code that they deserve."""
+    from orchestrator.report import failure_of
+
+    failures = [(trial.folder, *failure_of(trial.folder)) for trial in result.failed]
+    for folder, line, final in failures:
+        said = f"defectnas: {folder.name}: {line}" if final else f"failed: {folder / 'error.txt'}: {line}"
+        print(said, file=sys.stderr)
+    return BAD_INPUT if all(final for _, _, final in failures) else FAILED
 
 
 def print_json(values: Mapping[str, Any]) -> None:

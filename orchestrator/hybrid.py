@@ -5,14 +5,16 @@ a latency is measured while nothing else of the launch computes.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from clusters.connect import offer
-from clusters.executor import Pool, ray_pool, serial_pool
+from clusters.executor import Pool as Workers
+from clusters.executor import ray_pool, serial_pool
 from orchestrator.nodes import (
     ReturningPool,
     among,
@@ -22,16 +24,17 @@ from orchestrator.nodes import (
     retrainer_on_node,
 )
 from orchestrator.resources import TooFewResourcesError
-from search.context import Context
+from search.context import Context, DeviceMissing
 from search.errors import InputError
 from search.finetune import Weights
 from search.hybrid_trial import run_hybrid_trial, train_here
-from search.hybrid_workers import Hands, MakeWorker
+from search.hybrid_workers import Hands, MakeWorker, Pool
 from search.ledger import Emit
 from search.trial import read_trial
 
 _RETRIES = 2
 _DRIVERS = 0.1
+_SETTLE_S = 60.0
 _SLOT = "latency_slot"
 _ANYWHERE = {"scheduling_strategy": "SPREAD"}
 """Also outside of what Tune set aside for the trial, which only drives."""
@@ -51,7 +54,10 @@ def run_trial(folder: Path, emit: Emit | None) -> dict[str, Any]:
     Raises:
         InputError: what was asked cannot be done.
     """
-    return run_hybrid_trial(folder, emit, ray_hands if _ray_is_connected() else serial_hands)
+    if not _ray_is_connected():
+        return run_hybrid_trial(folder, emit, serial_hands)
+    # Who drives has no GPU, whatever its workers have.
+    return run_hybrid_trial(folder, emit, ray_hands, device=("runtime.device", "cpu"))
 
 
 def serial_hands(context: Context) -> Hands:
@@ -75,34 +81,49 @@ def ray_hands(context: Context) -> Hands:
     # Workers elsewhere need the store; without one they are kept to the nodes that share the disk.
     kept = among(seeing) if blind and not trial.get("storage") else {}
     offered = offer(None, seeing if kept else None)
-    cpus, gpus = max(1, offered.cpus), offered.gpus
+    cpus = max(1, offered.cpus)
+    gpus = gpus_for("runtime.device", context.settings.runtime.device, offered.gpus)
+    latency = context.settings.latency
+    same = latency.device == "auto"
+    probe_gpus = gpus if same else gpus_for("latency.device", latency.device, offered.gpus)
     workers, least = int(trial.get("supernet_workers", 1)), int(trial.get("least_workers", 1))
     everywhere = int(ray.cluster_resources().get("GPU", 0))
-    if everywhere and workers > gpus:
+    if everywhere and gpus and workers > gpus:
         where = f"the nodes that see {context.folder} have" if kept else "the cluster has"
         more = "; give --runs as a folder that all nodes see, or --storage s3://BUCKET/PATH" if kept else ""
         raise TooFewResourcesError(f"resources.workers: {workers} workers with a GPU each; {where} {gpus} GPUs{more}")
     scorers = int(trial.get("scorers") or gpus or max(1, cpus // context.threads))
+    computing: list[Workers] = []
     # What drives holds a little of one CPU; a group that asked for all of them would wait for ever.
     each = min(1.0, (cpus - _DRIVERS) / workers)
 
     @contextmanager
     def pool(make_worker: MakeWorker, kind: str) -> Iterator[Pool]:
-        measures, latency = kind == "measure", context.settings.latency
-        # Half a GPU, so that who measures finds room beside scorers; they rest while it measures.
-        gpus_each = 0.5 if gpus and not (measures and latency.device == "cpu") else 0
+        measures, there = kind == "measure", probe_gpus if kind == "measure" else gpus
+        # Scorers are as many as asked for; who retrains has a GPU's memory for itself.
+        actors = 1 if measures else gpus or scorers if kind == "retrain" else scorers
+        # Half of the GPUs, so that who measures finds room beside scorers; they rest while it measures.
+        gpus_each = 0.5 * min(1.0, there / actors)
         on_node = retrainer_on_node if kind == "retrain" else made_on_node
+        options = probe_options(latency.node) if measures and latency.node else {**_ANYWHERE, **apart(latency.node)}
         with ray_pool(
             partial(on_node, ticket, make_worker),
-            actors=1 if measures else scorers,
-            cpus=0 if gpus or measures else float(min(context.threads, cpus)),
+            actors=actors,
+            cpus=0 if there or measures else float(min(context.threads, cpus)),
             gpus=gpus_each,
             threads=context.threads,
             retries=_RETRIES,
             timeout_s=None if kind == "retrain" else context.settings.evolution.timeout or None,
-            options=_placed(probe_options(latency.node) if measures and latency.node else _ANYWHERE, kept),
-        ) as workers:
-            yield ReturningPool(workers) if kind == "retrain" else workers
+            options=_placed(options, kept),
+        ) as made:
+            if measures:
+                yield _Quiet(made, computing)
+                return
+            computing.append(made)
+            try:
+                yield ReturningPool(made) if kind == "retrain" else made
+            finally:
+                computing.remove(made)
 
     def share(weights: Weights) -> Any:
         reference = ray.put(dict(weights))
@@ -116,6 +137,42 @@ def ray_hands(context: Context) -> Hands:
             train_with_ray(context, workers, least=few, cpus=each, gpu=bool(gpus), near=kept or None, far=far)
 
     return Hands(train, pool, share)
+
+
+@dataclass(frozen=True)
+class _Quiet:
+    """A pool that measures, and waits until the workers of other pools have started: they would be measured with."""
+
+    workers: Workers
+    others: Sequence[Workers]
+
+    def map(self, items: Sequence[Any]) -> Iterator[Any]:
+        for other in self.others:
+            other.settle(_SETTLE_S)
+        yield from self.workers.map(items)
+
+
+def gpus_for(setting: str, device: str, there: int) -> int:
+    """Return how many of some GPUs a setting's device uses: all, or none.
+
+    Raises:
+        DeviceMissing: it names a GPU, and there is none.
+    """
+    if device.startswith("cuda") and not there:
+        raise DeviceMissing(f"{setting}: {device}; the nodes that this search may use have no GPU")
+    return 0 if device == "cpu" else there
+
+
+def apart(node: str) -> dict[str, Any]:
+    """Return options that keep what does not measure off the node that does, where that one declares a slot.
+
+    Args:
+        node: KEY=VALUE as for `probe_options`; empty: any node measures.
+    """
+    if not node or "resources" not in probe_options(node):
+        return {}
+    key, _, value = node.partition("=")
+    return {"label_selector": {key: f"!{value}"}}
 
 
 def probe_options(node: str) -> dict[str, Any]:

@@ -92,6 +92,12 @@ class ResourceSettings:
         "AutoNAD: fewest workers that a supernet's training goes on with when nodes are lost; fewer, and it waits",
         ge=1,
     )
+    scorers: int | Literal["auto"] = setting(
+        "auto",
+        "AutoNAD: actors that score candidates; they share half of the GPUs; auto: one per GPU, else one per "
+        "runtime.threads CPUs",
+        ge=1,
+    )
     parallel: int | Literal["auto"] = setting("auto", "most trials at once; auto: as many as fit", unit="trials", ge=1)
     retries: int = setting(
         2, "new attempts at a trial whose process died or raised; bad input is not tried again", ge=0

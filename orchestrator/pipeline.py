@@ -83,6 +83,7 @@ def launch_run(
         check_name(runs, name)
     tracking_uri(launch, runs)
     _check_cluster(launch)
+    _check_devices(launch)
     runtime_env(launch.cluster.runtime_env)
     taken = check_storage(launch, name)
     if launch.latency.replay:
@@ -172,7 +173,9 @@ def _create(
 
 def _group_of(launch: Launch) -> dict[str, int]:
     """Return what trial.json says of the workers of a supernet."""
-    return {"supernet_workers": launch.resources.workers, "least_workers": launch.resources.least_workers}
+    asked = launch.resources
+    scorers = {} if asked.scorers == "auto" else {"scorers": asked.scorers}
+    return {"supernet_workers": asked.workers, "least_workers": asked.least_workers, **scorers}
 
 
 def _run(
@@ -226,6 +229,20 @@ def _check_cluster(launch: Launch) -> None:
             check_address(launch.cluster.address)
     except ClusterUnreachableError as error:
         raise ClusterError(str(error)) from error
+
+
+def _check_devices(launch: Launch) -> None:
+    """Find out before anything is written that a device is not there, where trials run on this machine."""
+    from clusters.connect import find_cluster
+
+    address = launch.cluster.address
+    here = not launch.cluster.ray or address == "none" or (address == "auto" and find_cluster() is None)
+    for setting, name in (("runtime.device", launch.runtime.device), ("latency.device", launch.latency.device)):
+        if here and name not in ("auto", "cpu"):
+            # Here, because it imports torch.
+            from search.context import choose_device
+
+            choose_device(name, setting)
 
 
 def _fix_threads(run: Path, names: Sequence[str], threads: int) -> None:

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from orchestrator.attempt import forget_failure
 from orchestrator.files import write_json
 from orchestrator.launch import Launch, StorageSettings, Trial
 from orchestrator.live import Watch
@@ -61,7 +62,7 @@ def restore(run: Path, trials: Sequence[Trial], launch: Launch, watch: Watch) ->
     """Make trials ready to begin or go on, also on another machine: no old error, packs and other files in place."""
     files = {trial.record.name: trial_folder(run, trial.record.name) for trial in trials}
     for folder in files.values():
-        (folder / "error.txt").unlink(missing_ok=True)
+        forget_failure(folder)
     contents = {name: read_json(folder / "trial.json") for name, folder in files.items()}
     packs, lost = {}, []
     for trial in trials:

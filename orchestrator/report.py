@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.live import finite
 from orchestrator.runs import (
+    FAILURE,
     State,
     is_running,
     list_runs,
@@ -38,6 +39,18 @@ class TrialResult:
         values = {key: self.metrics.get(key) for key in _RESULT_KEYS}
         head = {"data": self.data, "seed": self.seed, "method": self.method, "state": self.state}
         return finite({**head, **values, "folder": str(self.folder)})
+
+
+def failure_of(folder: Path) -> tuple[str, bool]:
+    """Return why a failed trial failed, in one line, and whether it was for something that the user can mend."""
+    told = folder / FAILURE
+    if told.is_file():
+        values = read_json(told)
+        text, final = str(values["error"]), bool(values["final"])
+    else:
+        # Its process was killed, and whoever found it wrote the text alone.
+        text, final = (folder / "error.txt").read_text(encoding="utf-8"), False
+    return next(iter(text.splitlines()), ""), final
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from typing import Any, Literal
 from orchestrator.files import hold, is_held, write_atomically, write_json
 from search.errors import InputError
 
+FAILURE = "failure.json"
+"""Beside a trial's error.txt: the same for programs, {"error": in short, "final": a new attempt would end the same}."""
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """What runs, trials and data sets may be called: a folder of such a name lies in the folder that it is put in."""
 

@@ -66,6 +66,14 @@ class Context:
             searching=searching,
         )
 
+    @property
+    def precision(self) -> str:
+        """Of autocast, on the device of this process: "bfloat16" or "float32"."""
+        asked = self.settings.runtime.precision
+        if asked != "auto":
+            return asked
+        return "bfloat16" if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
     def batches(self, indices: np.ndarray, size: int, *key: int | str) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one pass over training tiles, shuffled and augmented as the seed and a key decide.
 
@@ -105,8 +113,12 @@ class Context:
         return {"digest": self.digest, "events": self.ledger.count, **values}
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device of `runtime.device`; auto is a GPU where there is one.
+def choose_device(name: str, setting: str = "runtime.device") -> torch.device:
+    """Return the device of a setting; auto is a GPU where there is one.
+
+    Args:
+        name: auto, cpu, cuda or cuda:N.
+        setting: that has the name, for the message.
 
     Raises:
         DeviceMissing: the named device is not there.
@@ -116,10 +128,8 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceMissing(f"runtime.device: {name!r}; allowed are auto, cpu, cuda, cuda:N") from error
+        raise DeviceMissing(f"{setting}: {name!r}; allowed are auto, cpu, cuda, cuda:N") from error
     present = torch.cuda.device_count() if device.type == "cuda" else 1
     if device.type not in ("cpu", "cuda") or (device.index or 0) >= present:
-        raise DeviceMissing(
-            f"runtime.device: {name} is not on this machine, which has {torch.cuda.device_count()} GPUs"
-        )
+        raise DeviceMissing(f"{setting}: {name} is not on this machine, which has {torch.cuda.device_count()} GPUs")
     return device

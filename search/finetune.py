@@ -79,7 +79,7 @@ def run_job(folder: Path, trial: Path, weights: Callable[[], Weights]) -> dict[s
     outer = open_context(trial, read_trial(trial), None)
     context = dataclasses.replace(outer, folder=folder, ledger=Ledger(folder / "ledger.jsonl"))
     training = _start(context, architecture, job["seed"], weights)
-    check_memory(context, [architecture], training.network, "finetune", context.settings.finetune.batch)
+    check_memory(context, [architecture], training.network, "finetune", context.settings.finetune.batch, alone=True)
     _train(context, training, architecture, job["seed"])
     if context.settings.finetune.select == "best_val":
         training.network.load_state_dict(training.best)
@@ -175,7 +175,7 @@ def _train(context: Context, training: Training, architecture: HybridArchitectur
                     training.optimizer,
                     batch,
                     weights=weights,
-                    precision=context.settings.runtime.precision,
+                    precision=context.precision,
                 )
             )
         score = scorer.score(architecture)

@@ -67,6 +67,7 @@ class LatencySettings:
     device: str = setting("auto", "where it is measured: auto (as the search), cpu, cuda, cuda:N")
     node: str = setting("", "label of the cluster's node that measures, as defectnas/device=t4; empty: any node")
     batch: int = setting(1, "images per pass, as deployed", unit="images", ge=1)
+    size: int = setting(0, "side of the images, as deployed; 0: data.image_size", unit="px", ge=0)
     warmup: int = setting(3, "passes before the clock starts", unit="passes", ge=0)
     repeats: int = setting(15, "timed passes, whose median counts", unit="passes", ge=1)
     records: int = setting(200, "random subnets that the table is estimated from", unit="subnets", ge=0)
@@ -157,15 +158,18 @@ HYBRID_BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
         "latency": {"records": 60, "repeats": 7, "warmup": 2},
         "evolution": {"population": 16, "generations": 5, "children": 8, "parents": 5},
         "finetune": {"epochs": 15, "steps": 40, "lr": 5e-4},
+        "runtime": {"precision": "auto"},
     },
     "short": {
         "data": {"image_size": 200, "task": "multiclass", "augment": ("hflip", "vflip")},
         "supernet": {"epochs": 150, "warmup_epochs": 10},
         "evolution": {"population": 50, "generations": 15},
         "finetune": {"epochs": 100},
+        "runtime": {"precision": "auto"},
     },
     "paper": {
         "data": {"image_size": 200, "task": "multiclass", "augment": ("hflip", "vflip", "rotate90")},
+        "runtime": {"precision": "auto"},
     },
 }
 """What each budget changes of the defaults for AutoNAD, by section."""

@@ -24,13 +24,16 @@ _SCORES = ("iou", "f1", "pa", "miou", "mf1")
 _COST = ("parameters", "macs", "flops", "latency_ms", "latency_on")
 
 
-def run_hybrid_trial(folder: Path, emit: Emit | None, hands: Callable[[Context], Hands]) -> dict[str, Any]:
+def run_hybrid_trial(
+    folder: Path, emit: Emit | None, hands: Callable[[Context], Hands], device: tuple[str, str] | None = None
+) -> dict[str, Any]:
     """Run an AutoNAD trial, or go on where it stopped; returns the content of metrics.json.
 
     Args:
         folder: with trial.json in it.
         emit: gets every event of the ledger, for a display.
         hands: returns who does the work.
+        device: as for `open_context`, where this process only drives.
 
     Raises:
         InputError: trial.json, the pack, the limits or a checkpoint cannot be used.
@@ -39,7 +42,7 @@ def run_hybrid_trial(folder: Path, emit: Emit | None, hands: Callable[[Context],
     if done.exists():
         return json.loads(done.read_text())
     trial = read_trial(folder)
-    context = open_context(folder, trial, emit)
+    context = open_context(folder, trial, emit, device)
     context.ledger.write("started", phase="supernet", **environment(context))
     finalists = run(context, hands(context))
     metrics = _metrics(context, trial, finalists)

@@ -14,7 +14,8 @@ from safetensors.torch import save
 from models.autonad import AutoNADNet
 from models.hybrid_architecture import HybridArchitecture
 from search.checkpoint import CheckpointDamaged, CheckpointMismatch, write_atomically
-from search.context import Context, choose_device
+from search.context import Context
+from search.errors import refuse
 from search.finetune import Weights, plain_network, run_job
 from search.latency import Conditions, LatencyRecord, conditions_here, measure_architecture
 from search.one_shot import division, new_supernet
@@ -55,10 +56,11 @@ def values_of(outcomes: Iterator[Outcome]) -> list[Any]:
     """Return the values, in the order of completion.
 
     Raises:
-        RuntimeError: an item failed.
+        Refused, RuntimeError: an item failed, for bad input or for another reason.
     """
     values = []
     for outcome in outcomes:
+        refuse(outcome.error)
         if outcome.error is not None:
             raise RuntimeError(outcome.error)
         values.append(outcome.value)
@@ -82,12 +84,13 @@ def make_measurer(folder: Path) -> Callable[[HybridArchitecture | None], Measure
 
     Only the worker knows them: it may be on another machine than who asks, or than the worker before it.
     """
-    context = open_context(folder, read_trial(folder), None)
-    settings = context.settings.latency
-    device = context.device if settings.device == "auto" else choose_device(settings.device)
-    size = context.settings.data.image_size
+    trial = read_trial(folder)
+    asked = trial["settings"].get("latency", {}).get("device", "auto")
+    context = open_context(folder, trial, None, device=None if asked == "auto" else ("latency.device", asked))
+    settings, device = context.settings.latency, context.device
+    size = settings.size or context.settings.data.image_size
     shape = (context.pack.colour_channels, size, size)
-    conditions = conditions_here(device, shape, settings.batch, context.settings.runtime.precision)
+    conditions = conditions_here(device, shape, settings.batch, context.precision)
 
     def measured(architecture: HybridArchitecture | None) -> Measured | Conditions:
         if architecture is None:

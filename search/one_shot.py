@@ -219,7 +219,7 @@ def _epoch(
                 weights=weights,
                 accumulate=settings.accumulate,
                 clip=settings.clip,
-                precision=context.settings.runtime.precision,
+                precision=context.precision,
             )
         )
     return float(torch.stack(losses).mean()), len(losses)

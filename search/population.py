@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from models.hybrid_architecture import HybridArchitecture
 from models.hybrid_space import HybridSpace, OperatorPrior
 from search.candidates import Candidate, CandidateLedger, WrongCandidate
+from search.errors import refuse
 from search.evolution import Evolution, Genetics, Nsga2, RandomSearch, Score, penalty_per_ms
 from search.hybrid_settings import EvolutionSettings
 from search.latency import LatencyRecord
@@ -222,6 +223,7 @@ def _examine(
     latencies: dict[str, LatencyRecord | str] = {}
     # All are measured before any is scored: workers that compute beside a measurement would be measured with it.
     for outcome in measure(new):
+        refuse(outcome.error)
         latencies[new[outcome.index].digest()] = outcome.value if outcome.error is None else outcome.error
     measure_seconds = time.perf_counter() - start
 
@@ -256,6 +258,7 @@ def _examine(
     scored = [a for a in new if keeps_limit(a)]
     score_seconds = 0.0
     for outcome in score(scored):
+        refuse(outcome.error)
         found = candidate(scored[outcome.index], outcome)
         score_seconds += found.score.seconds if found.score else 0.0
         ledger.append(found)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+import os
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -42,7 +43,10 @@ def check_supernet(context: Context, network: nn.Module, space: HybridSpace, epo
     refused = ""
     try:
         settings = context.settings.supernet
-        check_memory(context, largest_subnets(space), network, "supernet", settings.batch, settings.accumulate)
+        largest = largest_subnets(space)
+        check_memory(context, largest, network, "supernet", settings.batch, settings.accumulate)
+        # Now, and not after hours of searching; by one process, which is what retrains.
+        check_memory(context, largest, network, "finetune", context.settings.finetune.batch, alone=True)
     except OutOfMemory as error:
         refused = str(error)
     told = {
@@ -106,6 +110,7 @@ def check_memory(
     section: str,
     batch: int,
     accumulate: int = 1,
+    alone: bool = False,
 ) -> None:
     """Check that a training step fits into the memory that is free; nothing is computed.
 
@@ -116,6 +121,7 @@ def check_memory(
         section: of the settings that have the batch, for the message.
         batch: tiles of a step, of all processes.
         accumulate: parts that a process passes its tiles in.
+        alone: one process takes the whole step, whatever group this one is in.
 
     Raises:
         OutOfMemory: one does not.
@@ -123,7 +129,11 @@ def check_memory(
     free = free_memory(context.device)
     if free is None:
         return
-    own = -(-batch // world_size())
+    processes = 1 if alone else world_size()
+    if context.device.type == "cpu" and not alone:
+        # Those of the group that share this machine's memory take their steps at the same time.
+        free //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    own = -(-batch // processes)
     state = _ADAM_COPIES * sum(p.numel() * p.element_size() for p in network.parameters())
     fixed, each = _step_memory(context, architectures)
     needed = state + PEAK_OVER_KEPT * (fixed + each * -(-own // accumulate))
@@ -133,7 +143,7 @@ def check_memory(
     size, mib = context.settings.data.image_size, 2**20
     advice = "not even one tile at a time fits"
     if most >= 1:
-        advice = f"{section}.batch {most * world_size() * accumulate} would fit"
+        advice = f"{section}.batch {most * processes * accumulate} would fit"
         if section == "supernet":
             parts = next(n for n in range(accumulate + 1, own + 1) if -(-own // n) <= most)
             advice += f", or supernet.accumulate {parts}"

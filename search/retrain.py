@@ -116,7 +116,7 @@ def _epoch(context: Context, training: Training, epoch: int, indices: np.ndarray
         context.classes,
         context.settings.loss,
         context.device,
-        context.settings.runtime.precision,
+        context.precision,
         branches=settings.deep_supervision,
     )
     progress = Progress()

@@ -69,7 +69,7 @@ class Scorer:
             drop_last=False,
             device=context.device,
         )
-        return cls(network, list(stream), tuple(context.pack.classes), context.settings.runtime.precision)
+        return cls(network, list(stream), tuple(context.pack.classes), context.precision)
 
     def score(self, architecture: HybridArchitecture) -> InheritedScore:
         """Return the score of a subnet; the network's training mode is left as it was."""

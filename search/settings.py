@@ -160,7 +160,9 @@ class RuntimeSettings:
         "auto", "how mixed edges are computed; auto takes the faster in a short timed trial per stage and device"
     )
     channels_last: Literal["auto", "on", "off"] = setting("auto", "memory order of the feature maps; auto as for form")
-    precision: Literal["float32", "bfloat16"] = setting("float32", "autocast precision; batch norm stays in float32")
+    precision: Literal["auto", "float32", "bfloat16"] = setting(
+        "float32", "of autocast; batch norm stays in float32; auto: bfloat16 on a GPU that computes in it"
+    )
     checkpoint_every: int = setting(1, "epochs between checkpoints", unit="epochs", ge=1)
     test_threshold: float = setting(0.5, "probability above which a pixel is a defect", gt=0, lt=1)
 

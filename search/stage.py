@@ -147,7 +147,7 @@ def _fastest_form(context: Context, space: CellSpace) -> Form:
 
         return step
 
-    width, precision = settings.network.channels, settings.runtime.precision
+    width, precision = settings.network.channels, context.precision
     shape = f"{space.width} operators, {size} px, batch {batch}, C {width}, {precision}"
 
     def fitting(forms: list[Form]) -> list[Form]:
@@ -242,7 +242,7 @@ def _restore(stage: Stage, checkpoint: Checkpoint) -> None:
 def problem_of(context: Context) -> Problem:
     """Return what the loss of a supernet needs besides the supernet."""
     settings = context.settings
-    return Problem(context.classes, settings.loss, context.device, settings.runtime.precision)
+    return Problem(context.classes, settings.loss, context.device, context.precision)
 
 
 def strengths_of(alphas: Alphas) -> Strengths:

@@ -102,25 +102,29 @@ def read_trial(folder: Path) -> dict[str, Any]:
     return trial
 
 
-def open_context(folder: Path, trial: Mapping[str, Any], emit: Emit | None) -> Context:
+def open_context(
+    folder: Path, trial: Mapping[str, Any], emit: Emit | None, device: tuple[str, str] | None = None
+) -> Context:
     """Return what a trial works with.
 
     Args:
         folder: of the trial.
         trial: content of its trial.json.
         emit: gets every event of the ledger.
+        device: the setting that names another device than the trial's, and its value; None: the trial's.
 
     Raises:
         InputError: the pack or the device cannot be used.
     """
     settings = Settings.from_dict(trial["settings"])
+    setting, name = device or ("runtime.device", settings.runtime.device)
     threads = settings.runtime.threads or os.cpu_count() or 1
     torch.set_num_threads(threads)
     return Context(
         folder=folder,
         settings=settings,
         pack=open_pack(Path(trial["pack"])),
-        device=choose_device(settings.runtime.device),
+        device=choose_device(name, setting),
         threads=threads,
         ledger=Ledger(folder / "ledger.jsonl" if rank() == 0 else None, emit),
         forms=Path(trial.get("forms", folder / "forms.json")),

@@ -7,6 +7,7 @@ folder per finalist. Who computes is not decided here: `Hands` brings the worker
 
 import dataclasses
 import json
+import random
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -19,7 +20,8 @@ from models.hybrid_space import HybridSpace
 from search.candidates import Candidate, CandidateLedger, write_table
 from search.checkpoint import write_atomically
 from search.context import Context
-from search.errors import InputError
+from search.errors import InputError, refuse
+from search.evolution import ATTEMPTS
 from search.finetune import cost_of, write_job
 from search.hybrid_settings import EvolutionSettings, space_of
 from search.hybrid_workers import (
@@ -38,6 +40,7 @@ from search.latency_table import LatencyTable
 from search.ledger import read_events
 from search.one_shot import sampled_subnet
 from search.population import Generation, Limits, Price, Search, choose, finalists
+from search.secret_texts import without_secrets
 
 GIGA = 1e9
 LATENCIES = "latencies.jsonl"
@@ -94,21 +97,48 @@ def latencies_of(context: Context, measurers: Pool) -> LatencyLedger:
 
 
 def _check_limits(context: Context, space: HybridSpace, limits: Limits, latencies: LatencyLedger) -> None:
-    """Find out before anything is trained that the limits leave nothing: the smallest subnet breaks one."""
-    smallest = space.smallest()
-    cost = cost_of(context, smallest)
-    if not limits.allow(Price(cost.parameters, cost.macs)):
+    """Find out before anything is trained that the limits leave nothing, or next to nothing, of the space."""
+    lightest = space.least(partial(_parameters, context))
+    if limits.parameters and (fewest := _parameters(context, lightest)) > limits.parameters:
         raise NothingLegal(
-            f"evolution.parameter_limit, evolution.mac_limit: the smallest subnet of the space has {cost.parameters:,} "
-            f"parameters and {cost.macs / GIGA:.3f} GMACs, which is more than allowed"
+            f"evolution.parameter_limit: {limits.parameters:,} parameters are fewer than any subnet of the space has; "
+            f"the smallest has {fewest:,}"
+        )
+
+    def macs(architecture: HybridArchitecture) -> float:
+        return cost_of(context, architecture).macs
+
+    # An edge takes as many MACs as it has parameters, times the same positions: its operators need no comparing again.
+    if limits.macs and (least := macs(space.least(macs, lightest.edges))) > limits.macs:
+        raise NothingLegal(
+            f"evolution.mac_limit: {limits.macs / GIGA:g} GMACs are fewer than any subnet of the space takes; the "
+            f"smallest takes {least / GIGA:.3f}"
+        )
+    if (limits.parameters or limits.macs) and not _drawn_within(context, space, limits):
+        raise NothingLegal(
+            f"evolution.parameter_limit, evolution.mac_limit: of {ATTEMPTS} random subnets of the space none keeps "
+            "them; raise them, or narrow the space (space.widths, space.depths, space.ratios)"
         )
     if limits.latency_ms:
-        measured = values_of(latencies.records([smallest]))[0]
-        if measured.median_ms > limits.latency_ms:
+
+        def latency_ms(architecture: HybridArchitecture) -> float:
+            return values_of(latencies.records([architecture]))[0].median_ms
+
+        # One measurement, as a rule; the others are for those who ask for about as little as there is.
+        fastest = latency_ms(space.smallest())
+        if fastest > limits.latency_ms:
+            fastest = latency_ms(space.least(latency_ms))
+        if fastest > limits.latency_ms:
             raise NothingLegal(
-                f"evolution.latency_limit_ms: {limits.latency_ms:g} ms cannot be met; the smallest subnet of the space "
-                f"takes {measured.median_ms:.1f} ms on {latencies.conditions.device_name}"
+                f"evolution.latency_limit_ms: {limits.latency_ms:g} ms cannot be met; the fastest of the smallest "
+                f"subnets of the space takes {fastest:.1f} ms on {latencies.conditions.device_name}"
             )
+
+
+def _drawn_within(context: Context, space: HybridSpace, limits: Limits) -> bool:
+    """Return whether a random subnet keeps the limits; a generation draws as often for each of its candidates."""
+    drawn = (space.sample(random.Random(f"{context.seed}/limits/{k}")) for k in range(ATTEMPTS))
+    return any(limits.allow(_price(context, limits, architecture)) for architecture in drawn)
 
 
 def _latency_table(context: Context, space: HybridSpace, latencies: LatencyLedger) -> LatencyTable | None:
@@ -123,7 +153,21 @@ def _latency_table(context: Context, space: HybridSpace, latencies: LatencyLedge
     if not wanted:
         return None
     start = time.perf_counter()
-    found = {o.index: o.value for o in latencies.records(list(wanted.values())) if o.value is not None}
+    found, architectures = {}, list(wanted.values())
+    for outcome in latencies.records(architectures):
+        refuse(outcome.error)
+        if outcome.value is not None:
+            found[outcome.index] = outcome.value
+            continue
+        digest = architectures[outcome.index].digest()
+        _write_once(
+            context,
+            "latency_failed",
+            ("architecture_digest",),
+            phase="evolve",
+            architecture_digest=digest,
+            error=without_secrets(str(outcome.error)),
+        )
     # In one order, whichever of them were on file: the fit is a sum of floats.
     records = [found[index] for index in sorted(found)]
     table = LatencyTable.fit(records, space, latencies.conditions)
@@ -204,10 +248,12 @@ def _price(context: Context, limits: Limits, architecture: HybridArchitecture) -
     if limits.macs:
         cost = cost_of(context, architecture)
         return Price(cost.parameters, cost.macs)
+    return Price(_parameters(context, architecture))
+
+
+def _parameters(context: Context, architecture: HybridArchitecture) -> int:
     width = context.settings.space.decoder_width
-    return Price(
-        parameters_of(architecture, in_channels=context.pack.colour_channels, classes=context.classes, width=width)
-    )
+    return parameters_of(architecture, in_channels=context.pack.colour_channels, classes=context.classes, width=width)
 
 
 def _chosen(search: Search, settings: EvolutionSettings, table: LatencyTable | None) -> dict[str, Any]:
@@ -259,6 +305,7 @@ def _retrain(
     write_atomically(context.folder / "architecture.json", best.architecture.to_json().encode())
     done: dict[int, dict[str, Any]] = {}
     for outcome in retrainers.map(folders):
+        refuse(outcome.error)
         if outcome.error is not None:
             raise RuntimeError(f"{folders[outcome.index]}: {outcome.error}")
         done[outcome.index] = {**outcome.value, "folder": folders[outcome.index].name, "role": roles[outcome.index]}

@@ -1,5 +1,6 @@
 """The pool of actors in virtual time: nothing is lost whatever fails, and the same failures end as they do on Ray."""
 
+import dataclasses
 import os
 import threading
 from pathlib import Path
@@ -100,6 +101,23 @@ def test_a_call_that_hangs_is_ended_after_its_time_and_without_a_time_said():
     endless, _ = virtual_pool(lambda key, tries: Fate(1.0, "hang"), 1)
     with pytest.raises(RuntimeError, match="a call hangs"):
         list(endless.map([0]))
+
+
+def test_settling_waits_for_all_that_start_but_for_none_longer_than_said():
+    pool, backend = virtual_pool(lambda key, tries: Fate(1.0), 3, costs=COSTS)
+    pool.settle(60)
+    settled = backend.now()
+    assert settled > COSTS.worker_s
+    pool.settle(60)
+    assert backend.now() == settled
+    assert len(list(pool.map(range(6)))) == 6
+    slow, backend = virtual_pool(lambda key, tries: Fate(1.0), 3, costs=dataclasses.replace(COSTS, worker_s=100.0))
+    slow.settle(5)
+    assert 5 <= backend.now() < 6
+    # What began so long ago is not waited for again.
+    slow.settle(5)
+    assert backend.now() < 6
+    assert len(list(slow.map(range(6)))) == 6
 
 
 def test_weights_are_fetched_once_per_node_from_those_that_have_them():

@@ -204,6 +204,37 @@ def test_a_worker_that_cannot_be_made_is_said_once(open_pool, folder):
     assert 3 <= len(made(folder)) <= 3 * ACTORS
 
 
+def test_what_a_new_attempt_would_not_change_is_not_tried_again_and_speaks_for_itself(open_pool, folder):
+    def make_worker():
+        import uuid
+
+        class Nonsense(ValueError):
+            final = True
+
+        def work(item):
+            (folder / f"called-{uuid.uuid4().hex}").touch()
+            if item < 0:
+                raise Nonsense("there is no number below 0")
+            return item
+
+        return work
+
+    def make_none():
+        class Nonsense(ValueError):
+            final = True
+
+        raise Nonsense("the pack is of another data set")
+
+    with open_pool(make_worker, retries=2) as pool:
+        good, bad = by_index(pool.map([1, -1]))
+    assert (good.value, bad.error, bad.tries) == (1, "there is no number below 0", 1)
+    assert bad.error.final
+    assert len(list(folder.iterdir())) == 2
+    with open_pool(make_none, retries=2) as pool, pytest.raises(WorkerStartError) as failed:
+        list(pool.map([1]))
+    assert (str(failed.value), failed.value.final) == ("the pack is of another data set", True)
+
+
 def test_a_worker_that_is_made_at_the_second_attempt_works(open_pool, folder):
     make_squares = squares(folder)
 

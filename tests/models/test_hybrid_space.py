@@ -1,5 +1,6 @@
 """The hybrid space: its size, its canonical values, drawing and crossing them."""
 
+import dataclasses
 import itertools
 import json
 import pickle
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from models.architecture import InvalidArchitecture
 from models.hybrid_architecture import EDGE_NAMES, HybridArchitecture
+from models.hybrid_cost import parameters_of
 from models.hybrid_space import HybridSpace, InvalidSpace
 
 SPACE = HybridSpace()
@@ -45,6 +47,17 @@ def test_subsets_of_operators_are_configurations(count):
         assert space.encoders == sum((3 * count) ** depth for depth in (1, 2, 3)) ** 4 * 27
         used = {b.operator for s in range(20) for stage in space.sample(random.Random(s)).stages for b in stage.blocks}
         assert used == set(names)
+
+
+def test_the_least_by_parameters_has_no_more_than_any_other():
+    def cost(architecture):
+        return parameters_of(architecture, in_channels=1, classes=2, width=32)
+
+    space = dataclasses.replace(TINY, operators=SPACE.operators, edge_operators=SPACE.edge_operators)
+    fewest = cost(space.least(cost))
+    assert fewest < cost(space.smallest())
+    assert all(fewest <= cost(space.sample(random.Random(seed))) for seed in range(300))
+    assert cost(space.least(cost, space.least(cost).edges)) == fewest
 
 
 @given(seeds, st.sampled_from([SPACE, TINY, KERNELS]))

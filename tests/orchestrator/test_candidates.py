@@ -62,3 +62,30 @@ def test_retrainings_are_averaged(tmp_path):
 def test_what_cannot_be_answered_is_said_in_one_line(tmp_path, candidates, method, under, said):
     with pytest.raises(NoCandidates, match=said):
         best_of(make(tmp_path, candidates, method), under)
+
+
+def test_a_search_that_was_cut_off_answers_from_what_it_has(tmp_path):
+    run = make(tmp_path, [(5.0, 0.6), (9.0, 0.7)])
+    folder = trial_folder(run, "A-s0")
+    (folder / "candidates.json").unlink()
+    with (folder / "candidates.jsonl").open("a") as file:
+        file.write('{"digest": "half a li')
+    assert best_of(run, 20.0)[0].scored == 2
+    with pytest.raises(NoCandidates, match="has not chosen yet; give --under, or go on with: defectnas resume r"):
+        best_of(run, None)
+    (folder / "candidates.jsonl").write_text("{}\n")
+    with pytest.raises(NoCandidates, match=r"candidates\.jsonl: not a file of candidates"):
+        best_of(run, 20.0)
+
+
+def test_a_trial_without_an_answer_does_not_hide_the_others(tmp_path):
+    trials = tuple(TrialRecord(f"{name}-s0", name, 0, "autonad") for name in "AB")
+    whole = trial_folder(make(tmp_path, [(5.0, 0.6)]), "A-s0")
+    record = RunRecord("two", "autonad", "2026-01-01T00:00:00+00:00", "test", "0", trials)
+    run = create_run(tmp_path / "runs", record, "{}\n", {"A-s0": {}, "B-s0": {}})
+    for path in whole.glob("candidates.*"):
+        (trial_folder(run, "A-s0") / path.name).write_bytes(path.read_bytes())
+    told = []
+    assert [row.data for row in best_of(run, None, told.append)] == ["A"]
+    assert len(told) == 1
+    assert "B-s0" in told[0]

@@ -14,9 +14,10 @@ from benchmarks.fault_trials import processes_named
 from models.autonad import AutoNADNet, Room
 from models.hybrid_architecture import HybridArchitecture
 from orchestrator.drawing import draw_trial
-from orchestrator.hybrid import NodeMissing, probe_options, run_trial, serial_hands
+from orchestrator.hybrid import NodeMissing, apart, gpus_for, probe_options, run_trial, serial_hands
 from orchestrator.supernet_trainer import SupernetRefused, train_with_ray
 from search.checkpoint import CheckpointMismatch
+from search.context import DeviceMissing
 from search.data.pack import build_pack
 from search.data.readers import open_dataset
 from search.data.synthetic import write_dataset
@@ -159,9 +160,9 @@ def test_the_drawings_of_a_trial(tmp_path, data):
 @pytest.mark.parametrize(
     ("limits", "said"),
     [
-        ({"latency_limit_ms": 1e-6}, "latency_limit_ms: 1e-06 ms cannot be met; the smallest subnet"),
-        ({"parameter_limit": 10}, "the smallest subnet of the space has"),
-        ({"mac_limit": 1e-9}, "GMACs, which is more than allowed"),
+        ({"latency_limit_ms": 1e-6}, "latency_limit_ms: 1e-06 ms cannot be met; the fastest of the smallest"),
+        ({"parameter_limit": 10}, "parameters are fewer than any subnet"),
+        ({"mac_limit": 1e-9}, "GMACs are fewer than any subnet"),
     ],
 )
 def test_limits_that_leave_nothing_are_said_before_anything_is_trained(tmp_path, data, limits, said):
@@ -181,6 +182,22 @@ def nodes(*labels, slots=()):
         }
         for k, own in enumerate(labels)
     ]
+
+
+def test_gpus_are_used_as_the_device_says_and_never_missed_silently():
+    assert [gpus_for("runtime.device", device, 3) for device in ("auto", "cpu", "cuda")] == [3, 0, 3]
+    assert [gpus_for("runtime.device", device, 0) for device in ("auto", "cpu")] == [0, 0]
+    with pytest.raises(DeviceMissing, match=r"latency.device: cuda; the nodes .* have no GPU"):
+        gpus_for("latency.device", "cuda", 0)
+
+
+def test_a_board_with_a_slot_is_left_alone_by_all_that_does_not_measure(monkeypatch, ray_session):
+    import ray
+
+    there = [{"defectnas/device": "t4"}, {"defectnas/device": "orin"}]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes(*there, slots=(1,)))
+    assert apart("") == apart("defectnas/device=t4") == {}
+    assert apart("defectnas/device=orin") == {"label_selector": {"defectnas/device": "!orin"}}
 
 
 def test_latency_is_measured_on_the_node_with_the_label_and_alone_where_it_declares_a_slot(monkeypatch, ray_session):
