@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from orchestrator.attempt import TrialFailedError, attempt, run_here
+from orchestrator.report import failure_of
 from orchestrator.runs import read_json, trial_folder
 
 CHOSEN = "trial_doubles:chosen"
@@ -30,8 +31,8 @@ def test_an_attempt_writes_the_results_and_tells_light_events(make_run):
     ("name", "final", "first_line"),
     [
         ("fails", False, "RuntimeError: the trial broke"),
-        ("bad", True, "InputError: image kos01: truncated"),
-        ("full", True, "The disk is full ("),
+        ("bad", True, "image kos01: truncated\n"),
+        ("full", True, "the disk is full ("),
     ],
 )
 def test_a_failure_is_written_down_in_the_folder(make_run, name, final, first_line):
@@ -42,6 +43,7 @@ def test_a_failure_is_written_down_in_the_folder(make_run, name, final, first_li
     text = (trial_folder(run, f"{name}-s0") / "error.txt").read_text()
     assert text.startswith(first_line)
     assert "Traceback (most recent call last)" in text
+    assert failure_of(trial_folder(run, f"{name}-s0")) == (text.splitlines()[0], final)
 
 
 def test_a_second_writer_waits_for_the_first(make_run):

@@ -93,6 +93,17 @@ def test_one_failing_trial_gives_exit_code_1_and_leaves_the_others(run, surfaces
     assert "fails-s0/error.txt: RuntimeError: the trial broke" in done.stderr
 
 
+def test_bad_input_that_only_the_trial_finds_gives_exit_code_2_too(run, surfaces, tmp_path):
+    for name in ("bad", "full"):
+        shutil.copytree(surfaces / "good", tmp_path / name)
+    done = run(*quickly(tmp_path / "bad"), "--quiet")
+    assert (done.exit_code, done.stderr) == (2, "defectnas: bad-s0: image kos01: truncated\n")
+    done = run(*quickly(tmp_path / "full"), "--quiet")
+    assert done.exit_code == 2
+    assert "defectnas: full-s0: the disk is full (" in done.stderr
+    assert run(*quickly(tmp_path / "bad", surfaces / "fails"), "--quiet").exit_code == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
