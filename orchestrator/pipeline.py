@@ -209,6 +209,8 @@ def _run(
                 near, cluster = sharing(run, cluster, watch)
                 if launch.method == "autonad":
                     resources = drive_only(asked)
+                    if resources.parallel > 1 and len(names) > 1:
+                        watch.note("resources.parallel: trials side by side disturb each other's latencies")
                     _fix_threads(run, names, 1 if asked.cpus == "auto" else asked.cpus)
                 else:
                     nodes = {"node_cpus": cluster.node_cpus, "node_gpus": cluster.node_gpus}

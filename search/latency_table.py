@@ -27,10 +27,6 @@ class InvalidRecords(InputError):
     """Records that no table can be made of."""
 
 
-class SpacesDiffer(InputError):
-    """Tables over different spaces."""
-
-
 class InvalidTable(InputError):
     """A text that holds no latency table."""
 
@@ -150,19 +146,6 @@ class LatencyTable:
         edges = sum(self.edges[e][o].latency_ms for e, o in zip(EDGE_NAMES, architecture.edges, strict=True))
         sizes = sum(self.covariates[name] * x for name, x in covariates_of(architecture, self.space).items())
         return self.rest_ms + blocks + edges + sizes
-
-    def merge(self, other: "LatencyTable") -> "LatencyTable":
-        """Return the table of the records of both; a record that is in both counts once.
-
-        Raises:
-            ConditionsDiffer: they were measured under different conditions; the message names those.
-            SpacesDiffer: their spaces are not the same.
-        """
-        self.conditions.require_same(other.conditions)
-        if self.space != other.space:
-            differing = [k for k, value in asdict(self.space).items() if value != asdict(other.space)[k]]
-            raise SpacesDiffer(f"latency tables of spaces with different {', '.join(differing)} do not merge")
-        return LatencyTable.fit(tuple(dict.fromkeys(self.records + other.records)), self.space, self.conditions)
 
     def prior(
         self, *, relative_temperature: float = 1.0, temperature_ms: float | None = None, floor: float = 0.1

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from models.hybrid_architecture import EDGE_NAMES, HybridStage
 from models.hybrid_space import HybridSpace
-from search.errors import InputError
-from search.latency import Conditions, ConditionsDiffer, LatencyRecord, kendall_tau
+from search.latency import Conditions, LatencyRecord, kendall_tau
 from search.latency_fit import covariates_of, places
-from search.latency_table import InvalidPrior, InvalidRecords, InvalidTable, LatencyTable, SpacesDiffer
+from search.latency_table import InvalidPrior, InvalidRecords, InvalidTable, LatencyTable
 
 SPACE = HybridSpace(kernels=(3, 5))
 CONDITIONS = Conditions("cpu", "some cpu", 2, "2.11.0", (3, 200, 200), 1, "float32")
@@ -207,25 +206,6 @@ def test_records_that_make_no_table_are_refused():
     outside = next(a for a in (SPACE.sample(random.Random(k)) for k in range(99)) if not HybridSpace().contains(a))
     with pytest.raises(InvalidRecords, match="space"):
         table.predict_ms(outside)
-
-
-def test_tables_of_the_same_conditions_merge():
-    first, second = records_of(40, seed=1, noise=0.1), records_of(40, seed=2, noise=0.1)
-    one, other = (LatencyTable.fit(r, SPACE, CONDITIONS) for r in (first, second + first[:5]))
-    merged = one.merge(other)
-    assert merged == LatencyTable.fit(first + second, SPACE, CONDITIONS)
-
-
-def test_tables_of_other_conditions_or_spaces_do_not_merge():
-    records = records_of(5)
-    table = LatencyTable.fit(records, SPACE, CONDITIONS)
-    other = LatencyTable.fit(records, SPACE, dataclasses.replace(CONDITIONS, threads=4, batch=8))
-    with pytest.raises(ConditionsDiffer, match="threads 2 and 4, batch 1 and 8") as caught:
-        table.merge(other)
-    assert "\n" not in str(caught.value)
-    assert isinstance(caught.value, InputError)
-    with pytest.raises(SpacesDiffer, match="kernels"):
-        table.merge(LatencyTable.fit(records, dataclasses.replace(SPACE, kernels=(3, 5, 7)), CONDITIONS))
 
 
 @pytest.mark.parametrize("count", [1, 30])
