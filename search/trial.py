@@ -25,7 +25,7 @@ from models.inference import InferenceNet
 from search.checkpoint import write_atomically
 from search.context import Context, choose_device
 from search.data.pack import open_pack
-from search.distributed import rank, wait_for_all, world_size
+from search.distributed import gather, rank, wait_for_all, world_size
 from search.errors import InputError
 from search.evaluate import Predictor, classify, evaluate, predict, predict_nothing
 from search.ledger import Emit, Ledger
@@ -130,7 +130,8 @@ def open_context(folder: Path, trial: Mapping[str, Any], emit: Emit | None) -> C
 def _choose(context: Context, method: str) -> tuple[CellArchitecture, list[float]]:
     """Return the architecture and the seconds of each stage: read back if the phase is finished, else searched."""
     path, phases = context.folder / "architecture.json", context.folder / "phases.json"
-    if path.exists() and phases.exists():
+    # The first of a group decides for all: a late member would find what the first has just written.
+    if gather(path.exists() and phases.exists())[0]:
         return CellArchitecture.from_json(path.read_text()), json.loads(phases.read_text())["search"]
     architecture, seconds = importlib.import_module(METHODS[method]).choose_architecture(context)
     if rank() == 0:
