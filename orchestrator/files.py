@@ -51,8 +51,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write values as indented JSON, atomically."""
-    write_atomically(path, json.dumps(values, indent=2) + "\n")
+    """Write values as indented JSON, atomically; ValueError if a number is infinite or none."""
+    write_atomically(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def save_checkpoint(
     stem = f"{name}-{step:08d}"
     write_atomically(folder / f"{stem}.safetensors", data)
     record = {"step": step, "sha256": _checksum(data, dict(state)), "state": dict(state)}
-    write_atomically(folder / f"{stem}.json", json.dumps(record).encode())
+    write_atomically(folder / f"{stem}.json", json.dumps(record, allow_nan=False).encode())
     for old in _steps(folder, name)[KEPT:]:
         for suffix in ("json", "safetensors"):
             (folder / f"{name}-{old:08d}.{suffix}").unlink(missing_ok=True)

@@ -78,7 +78,7 @@ def run_trial(folder: Path, emit: Emit | None = None) -> dict[str, Any]:
         "test_seconds": time.perf_counter() - start,
     }
     _save_weights(folder / "weights.safetensors", network, architecture, context)
-    write_atomically(done, json.dumps(metrics, indent=1).encode())
+    write_atomically(done, json.dumps(metrics, indent=1, allow_nan=False).encode())
     seconds = {"search": stage_seconds, "retrain": retrain_seconds, "test": metrics["test_seconds"]}
     context.ledger.write("finished", seconds=seconds, metrics=metrics)
     return metrics
