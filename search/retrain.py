@@ -164,7 +164,7 @@ def _validate(context: Context, training: Training, indices: np.ndarray) -> floa
         context.pack.train,
         indices,
         softmax=context.classes > 1 and settings.loss.multiclass == "softmax",
-        threshold=settings.runtime.test_threshold,
+        threshold=settings.retrain.test_threshold,
         device=context.device,
     )
     score = headline(scores(confusions, context.pack.classes))["iou"]

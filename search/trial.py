@@ -162,7 +162,7 @@ def test(context: Context, predictor: Predictor, softmax: bool) -> tuple[list[Co
         empty one.
     """
     pack, names = context.pack, context.pack.classes
-    threshold = context.settings.runtime.test_threshold
+    threshold = context.settings.retrain.test_threshold
     everything = np.arange(len(pack.test.tiles))
     confusions = evaluate(
         predictor, pack, pack.test, everything, softmax=softmax, threshold=threshold, device=context.device
