@@ -24,6 +24,7 @@ from orchestrator.profiles import resolve_address
 from orchestrator.report import RunResult, result_of, results_in
 from orchestrator.runs import RunNotFoundError, RunRecord, find_run, read_run
 from orchestrator.storage import is_uri
+from orchestrator.unchanged import check_unchanged
 from search.errors import InputError
 
 if TYPE_CHECKING:
@@ -199,7 +200,8 @@ def resume(
         **options: see `WhereOptions`; for this launch only.
 
     Raises:
-        InputError: there is no such run, it is in use, or its files are damaged.
+        InputError: there is no such run, it is in use, its files are damaged, or its config.yaml has been edited in
+            what decides the trials.
         Stopped: Ctrl-C or SIGTERM.
     """
     folder = _found(run, _here(runs, options), options.get("storage"), watch)
@@ -208,7 +210,9 @@ def resume(
         if value is not None:
             section, name = _KEYS[option]
             sections.setdefault(section, {})[name] = value
-    launch = _at_address(override(launch_of(folder), sections))
+    begun = launch_of(folder)
+    check_unchanged(folder, begun)
+    launch = _at_address(override(begun, sections))
     return run_trials(folder, launch, watch or Watch("quiet"), function)
 
 

@@ -84,7 +84,7 @@ def load_checkpoint(folder: Path, name: str, digest: str) -> Checkpoint | None:
         if checkpoint.state.get("digest") != digest:
             raise CheckpointMismatch(
                 f"{folder / name}-{step:08d}.json was written under another configuration; "
-                "resume with the run's own config.yaml, or start a new run"
+                "put back the settings and data of the trial's trial.json, or start a new run"
             )
         return Checkpoint(checkpoint.step, checkpoint.tensors, checkpoint.state, tuple(damaged))
     if damaged:
