@@ -1,12 +1,11 @@
 """One attempt at a trial, wherever it runs: alone on its folder, its failure written down in it."""
 
-import errno
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.files import hold, write_atomically
+from orchestrator.files import hold, is_full, write_atomically
 from orchestrator.group import run_in_group
 from orchestrator.runs import read_json, trial_folder
 from search.errors import InputError
@@ -88,12 +87,12 @@ def _light(event: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_final(error: BaseException) -> bool:
     """Return whether the same attempt would end the same: bad input, or a disk that is full."""
-    return isinstance(error, InputError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+    return isinstance(error, InputError) or (isinstance(error, OSError) and is_full(error))
 
 
 def _report(error: BaseException) -> str:
     text = "".join(traceback.format_exception(error))
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and is_full(error):
         return f"The disk is full ({error.filename}); free some space, then resume the run.\n\n{text}"
     # What broke may show the address that it asked, with its password.
     return without_secrets(f"{type(error).__name__}: {error}\n\n{text}")

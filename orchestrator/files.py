@@ -1,5 +1,6 @@
 """Files written whole or not at all, locks that name their holder, and YAML without its traps."""
 
+import errno
 import fcntl
 import json
 import os
@@ -48,6 +49,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether nothing more can be written: no space is left, or a quota is used up."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_json(path: Path, values: Any) -> None:
