@@ -23,6 +23,7 @@ from orchestrator.pipeline import tracking_uri as resolved_tracking_uri
 from orchestrator.profiles import resolve_address
 from orchestrator.report import RunResult, result_of, results_in
 from orchestrator.runs import RunNotFoundError, RunRecord, find_run, read_run
+from orchestrator.schema import model_of
 from orchestrator.storage import is_uri
 from orchestrator.unchanged import check_unchanged
 from search.errors import InputError
@@ -129,6 +130,11 @@ def config(watch: Watch | None = None, **options: Unpack[LaunchOptions]) -> Laun
     # What is wrong is said at once, and not after the seconds that it takes to look for a GPU.
     resolve(layers, default_budget="smoke")
     return _at_address(resolve(layers, default_budget=_budget_of_this_machine(watch)))
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of `--config` files: every setting with its type, bounds, default and help."""
+    return model_of(Launch).model_json_schema()
 
 
 def search(
@@ -243,6 +249,17 @@ def fetch(run: str, storage: str, *, runs: Path = RUNS) -> Path:
     from orchestrator.fetch import get_run
 
     return get_run(storage, run, runs)
+
+
+def stored(storage: str) -> list[str]:
+    """Return the ids of the runs in a store.
+
+    Raises:
+        InputError: the URI is none, or the store is away or refuses.
+    """
+    from orchestrator.fetch import stored_runs
+
+    return stored_runs(storage)
 
 
 def show(run: str, *, runs: Path = RUNS) -> RunResult:

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from orchestrator import launch as settings
 from orchestrator.cli_cluster import cluster_app
 from orchestrator.cli_data import data_app
 from orchestrator.cli_output import (
@@ -248,11 +247,10 @@ def fetch(
 ) -> None:
     """Restore a run from a store, to look at it here; to go on with it: defectnas resume."""
     from orchestrator import api
-    from orchestrator.fetch import stored_runs
 
     here, uri = api.places(runs, storage)
     if run is None:
-        found = stored_runs(uri)
+        found = api.stored(uri)
         print_json({"storage": uri, "runs": found}) if json_ else print("\n".join(found) or f"no runs at {uri}")
         return
     folder = api.fetch(run, uri, runs=here)
@@ -353,9 +351,7 @@ def config(
     from orchestrator import api
 
     if schema:
-        from orchestrator.schema import model_of
-
-        print_json(model_of(settings.Launch).model_json_schema())
+        print_json(api.schema())
         return
     launch = api.config(
         watch_of(False, False),
