@@ -8,7 +8,7 @@ from typing import Any
 
 def to_text(values: Mapping[str, Any]) -> str:
     """Return the canonical JSON text: keys sorted, no spaces."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def from_text(text: str, error: type[ValueError], what: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Source: NAS-ASDet Sec. 3.2.1 (the space), Eq. 12-15 (progressive pruning, the final two edges per node).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ class CellSpace:
             zero_can_win: let zero compete in the last pruning too.
 
         Raises:
-            InvalidSpace: strengths of another shape, or keep out of range.
+            InvalidSpace: strengths of another shape or not finite, or keep out of range.
         """
         return CellSpace(
             *(
@@ -101,7 +102,8 @@ class CellSpace:
             ranked_in: the space in which edges are ranked, one that still has several candidates.
 
         Raises:
-            InvalidSpace: this space has an edge with several candidates, or strengths do not fit `ranked_in`.
+            InvalidSpace: this space has an edge with several candidates, or strengths do not fit `ranked_in` or are not
+                finite.
         """
         if self.width != 1:
             raise InvalidSpace(f"edges have up to {self.width} candidates; prune to 1 before deriving")
@@ -138,6 +140,8 @@ class CellSpace:
         wanted = [len(edge) for edge in self.candidates(kind)]
         if given != wanted:
             raise InvalidSpace(f"strengths of the {kind} cell have lengths {given}; the candidates have {wanted}")
+        if not all(math.isfinite(strength) for edge in strengths[kind] for strength in edge):
+            raise InvalidSpace(f"strengths of the {kind} cell are not all finite; they cannot be ranked")
         return strengths[kind]
 
 

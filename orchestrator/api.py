@@ -23,7 +23,9 @@ from orchestrator.pipeline import tracking_uri as resolved_tracking_uri
 from orchestrator.profiles import resolve_address
 from orchestrator.report import RunResult, result_of, results_in
 from orchestrator.runs import RunNotFoundError, RunRecord, find_run, read_run
+from orchestrator.schema import model_of
 from orchestrator.storage import is_uri
+from orchestrator.unchanged import check_unchanged
 from search.errors import InputError
 
 if TYPE_CHECKING:
@@ -130,6 +132,11 @@ def config(watch: Watch | None = None, **options: Unpack[LaunchOptions]) -> Laun
     return _at_address(resolve(layers, default_budget=_budget_of_this_machine(watch)))
 
 
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of `--config` files: every setting with its type, bounds, default and help."""
+    return model_of(Launch).model_json_schema()
+
+
 def search(
     *,
     runs: str | Path = RUNS,
@@ -199,7 +206,8 @@ def resume(
         **options: see `WhereOptions`; for this launch only.
 
     Raises:
-        InputError: there is no such run, it is in use, or its files are damaged.
+        InputError: there is no such run, it is in use, its files are damaged, or its config.yaml has been edited in
+            what decides the trials.
         Stopped: Ctrl-C or SIGTERM.
     """
     folder = _found(run, _here(runs, options), options.get("storage"), watch)
@@ -208,7 +216,9 @@ def resume(
         if value is not None:
             section, name = _KEYS[option]
             sections.setdefault(section, {})[name] = value
-    launch = _at_address(override(launch_of(folder), sections))
+    begun = launch_of(folder)
+    check_unchanged(folder, begun)
+    launch = _at_address(override(begun, sections))
     return run_trials(folder, launch, watch or Watch("quiet"), function)
 
 
@@ -239,6 +249,17 @@ def fetch(run: str, storage: str, *, runs: Path = RUNS) -> Path:
     from orchestrator.fetch import get_run
 
     return get_run(storage, run, runs)
+
+
+def stored(storage: str) -> list[str]:
+    """Return the ids of the runs in a store.
+
+    Raises:
+        InputError: the URI is none, or the store is away or refuses.
+    """
+    from orchestrator.fetch import stored_runs
+
+    return stored_runs(storage)
 
 
 def show(run: str, *, runs: Path = RUNS) -> RunResult:

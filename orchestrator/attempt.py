@@ -1,12 +1,11 @@
 """One attempt at a trial, wherever it runs: alone on its folder, its failure written down in it."""
 
-import errno
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.files import hold, write_atomically, write_json
+from orchestrator.files import hold, is_full, write_atomically, write_json
 from orchestrator.group import run_in_group
 from orchestrator.runs import FAILURE, read_json, trial_folder
 from search.secret_texts import without_secrets
@@ -98,7 +97,7 @@ def _is_final(error: BaseException) -> bool:
 
 
 def _is_full_disk(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno == errno.ENOSPC
+    return isinstance(error, OSError) and is_full(error)
 
 
 def _line(error: BaseException) -> str:

@@ -5,7 +5,6 @@ imported by the commands that need them, so that `--help` answers at once.
 """
 
 import dataclasses
-import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +12,6 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from orchestrator import launch as settings
 from orchestrator.cli_cluster import cluster_app
 from orchestrator.cli_data import data_app
 from orchestrator.cli_output import (
@@ -29,6 +27,7 @@ from orchestrator.cli_output import (
     stdout,
     watch_of,
 )
+from orchestrator.files import is_full
 from orchestrator.options import (
     BaselineOption,
     BudgetOption,
@@ -60,27 +59,55 @@ from orchestrator.options import (
 )
 from search.errors import InputError
 
+# Typer has no public name for the class of all wrong uses of the command line.
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]
+
 
 class _Group(TyperGroup):
     """Turns what the commands raise into one line and an exit code."""
+
+    def make_context(self, *words: Any, **more: Any) -> Any:
+        try:
+            return super().make_context(*words, **more)
+        except _UsageError as error:
+            raise _refused(error) from error
 
     def invoke(self, ctx: Any) -> Any:
         from orchestrator.pipeline import Stopped
 
         try:
             return super().invoke(ctx)
+        except _UsageError as error:
+            raise _refused(error) from error
         except InputError as error:
             code, text = BAD_INPUT, "\n".join(f"defectnas: {line}" for line in str(error).splitlines())
         except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            code, text = BAD_INPUT, f"defectnas: the disk is full ({error.filename or 'while writing'})"
+            code, text = BAD_INPUT, f"defectnas: {_unusable(error)}"
         except Stopped as stopped:
             code, text = INTERRUPTED, f"stopped; go on with: defectnas resume {as_typed(stopped.run)}"
         except KeyboardInterrupt:
             code, text = INTERRUPTED, "stopped before there was a run"
         print(text, file=sys.stderr)
         raise typer.Exit(code)
+
+
+def _refused(error: Any) -> Exception:
+    """Print what is wrong with the command line; returns what ends the program, the error itself if it is help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return error
+    said = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
+    of = error.ctx.command_path if error.ctx else "defectnas"
+    print(f"defectnas: {said}; see: {of} --help", file=sys.stderr)
+    return typer.Exit(BAD_INPUT)
+
+
+def _unusable(error: OSError) -> str:
+    """Return what a file or folder that cannot be used has; an error of another kind is raised again."""
+    if is_full(error):
+        return f"the disk is full ({error.filename or 'while writing'})"
+    if error.filename is None or error.errno is None:
+        raise error
+    return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}"
 
 
 app = typer.Typer(
@@ -220,11 +247,10 @@ def fetch(
 ) -> None:
     """Restore a run from a store, to look at it here; to go on with it: defectnas resume."""
     from orchestrator import api
-    from orchestrator.fetch import stored_runs
 
     here, uri = api.places(runs, storage)
     if run is None:
-        found = stored_runs(uri)
+        found = api.stored(uri)
         print_json({"storage": uri, "runs": found}) if json_ else print("\n".join(found) or f"no runs at {uri}")
         return
     folder = api.fetch(run, uri, runs=here)
@@ -325,9 +351,7 @@ def config(
     from orchestrator import api
 
     if schema:
-        from orchestrator.schema import model_of
-
-        print_json(model_of(settings.Launch).model_json_schema())
+        print_json(api.schema())
         return
     launch = api.config(
         watch_of(False, False),

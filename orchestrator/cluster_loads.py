@@ -33,7 +33,7 @@ def all_reduce(
     device = torch.device("cuda", 0) if gpu else torch.device("cpu")
     patience = timedelta(seconds=timeout_s)
     # Both ways, because who listens on a host with several addresses is reached by one that the others know.
-    store = dist.TCPStore(address, port, world, is_master=rank == 0, timeout=patience)
+    store = dist.TCPStore(address, port, world, is_master=rank == 0, timeout=patience)  # type: ignore[attr-defined]
     dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=world, timeout=patience)
     try:
         right, times_ms = True, []

@@ -1,5 +1,6 @@
 """Files written whole or not at all, locks that name their holder, and YAML without its traps."""
 
+import errno
 import fcntl
 import json
 import os
@@ -50,9 +51,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise
 
 
+def is_full(error: OSError) -> bool:
+    """Return whether nothing more can be written: no space is left, or a quota is used up."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def write_json(path: Path, values: Any) -> None:
-    """Write values as indented JSON, atomically."""
-    write_atomically(path, json.dumps(values, indent=2) + "\n")
+    """Write values as indented JSON, atomically; ValueError if a number is infinite or none."""
+    write_atomically(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 @contextmanager

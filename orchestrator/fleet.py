@@ -105,7 +105,7 @@ def _trainable(config: dict[str, Any]) -> None:
         tune.report({"event": {"event": "failed"}})
 
 
-class _Forward(tune.Callback):
+class _Forward(tune.Callback):  # type: ignore[misc]
     """Hands the events that trials report to a listener, and says when a process has died."""
 
     def __init__(self, on_event: Listener | None = None):

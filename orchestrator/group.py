@@ -36,7 +36,7 @@ def run_in_group(function: str, folder: Path, emit: Emit, workers: int) -> dict[
         return imported(function)(folder, emit)
     import torch.distributed as dist
 
-    store = dist.TCPStore("127.0.0.1", 0, workers, is_master=True, wait_for_workers=False)
+    store = dist.TCPStore("127.0.0.1", 0, workers, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     gpus = _visible_gpus()
     backend = "nccl" if len(gpus) >= workers else "gloo"
     command = [
@@ -102,7 +102,7 @@ def _member(function: str, folder: str, port: str, workers: str, backend: str, r
     threading.Thread(target=_end_with_the_first, daemon=True).start()
     import torch.distributed as dist
 
-    store = dist.TCPStore("127.0.0.1", int(port), int(workers), is_master=False)
+    store = dist.TCPStore("127.0.0.1", int(port), int(workers), is_master=False)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=int(rank), world_size=int(workers))
     imported(function)(Path(folder), None)
     dist.destroy_process_group()

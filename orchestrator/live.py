@@ -178,7 +178,10 @@ def _turn(before: Standing, after: Standing, event: Mapping[str, Any]) -> str | 
             return f"search stage {event['stage']}/{event['stages']}, {event['candidates']} operators an edge"
         case "latency":
             said = f"{event['records']} subnets measured, {event['mean_ms']:.1f} ms on average"
-            return f"{said}; the table is off by {event['residual_ms']:.1f} ms"
+            off = event["residual_ms"]
+            return f"{said}; " + (
+                "too few to tell how far the table is off" if off is None else f"the table is off by {off:.1f} ms"
+            )
         case "generation":
             best = "none feasible" if event["miou"] is None else f"best mIoU {100 * event['miou']:.1f} %"
             said = f"{event['strategy']}, generation {event['generation']}/{event['generations']}"

@@ -141,7 +141,7 @@ def nearest(word: str, choices: Sequence[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, choices, n=1, cutoff=0.6)), None)
 
 
-def _default(field: dataclasses.Field, annotation: Any) -> dict[str, Any]:
+def _default(field: dataclasses.Field[Any], annotation: Any) -> dict[str, Any]:
     if (section := _overridden(annotation)) is not None:
         return {"default_factory": model_of(section, partial=True)}
     if dataclasses.is_dataclass(annotation):

@@ -95,7 +95,7 @@ class CandidateLedger:
         if candidate.digest in self.known:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(candidate.to_dict()) + "\n")
+            file.write(json.dumps(candidate.to_dict(), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self.known[candidate.digest] = candidate

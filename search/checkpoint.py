@@ -58,7 +58,7 @@ def save_checkpoint(
     stem = f"{name}-{step:08d}"
     write_atomically(folder / f"{stem}.safetensors", data)
     record = {"step": step, "sha256": _checksum(data, dict(state)), "state": dict(state)}
-    write_atomically(folder / f"{stem}.json", json.dumps(record).encode())
+    write_atomically(folder / f"{stem}.json", json.dumps(record, allow_nan=False).encode())
     for old in _steps(folder, name)[KEPT:]:
         for suffix in ("json", "safetensors"):
             (folder / f"{name}-{old:08d}.{suffix}").unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def load_checkpoint(folder: Path, name: str, digest: str) -> Checkpoint | None:
         if checkpoint.state.get("digest") != digest:
             raise CheckpointMismatch(
                 f"{folder / name}-{step:08d}.json was written under another configuration; "
-                "resume with the run's own config.yaml, or start a new run"
+                "put back the settings and data of the trial's trial.json, or start a new run"
             )
         return Checkpoint(checkpoint.step, checkpoint.tensors, checkpoint.state, tuple(damaged))
     if damaged:

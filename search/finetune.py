@@ -25,6 +25,7 @@ from search.candidates import Candidate
 from search.checkpoint import pack_module, pack_optimizer, save_checkpoint, unpack, unpack_optimizer, write_atomically
 from search.context import Context
 from search.data.loaders import seed_of
+from search.divergence import check_finite
 from search.ledger import Ledger
 from search.metrics import headline, mean_scores
 from search.one_shot import division, new_supernet, subnet_step, weights_of_classes
@@ -60,7 +61,7 @@ def write_job(folder: Path, candidate: Candidate, seed: int, measured_on: str) -
         "latency_iqr_ms": candidate.latency_iqr_ms,
         "latency_on": measured_on,
     }
-    write_atomically(folder / "job.json", json.dumps(job).encode())
+    write_atomically(folder / "job.json", json.dumps(job, allow_nan=False).encode())
 
 
 def run_job(folder: Path, trial: Path, weights: Callable[[], Weights]) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def run_job(folder: Path, trial: Path, weights: Callable[[], Weights]) -> dict[s
         "std": json.dumps(context.pack.std),
     }
     write_atomically(folder / "weights.safetensors", save_tensors(tensors, about))
-    write_atomically(done, json.dumps(metrics, indent=1).encode())
+    write_atomically(done, json.dumps(metrics, indent=1, allow_nan=False).encode())
     return metrics
 
 
@@ -178,6 +179,8 @@ def _train(context: Context, training: Training, architecture: HybridArchitectur
                     precision=context.precision,
                 )
             )
+        loss = torch.stack(losses).mean()
+        check_finite(f"finetuning: epoch {epoch + 1}", [loss], training.network.parameters(), "lower finetune.lr")
         score = scorer.score(architecture)
         if score.miou > training.best_score:
             training.best_score = score.miou
@@ -192,7 +195,7 @@ def _train(context: Context, training: Training, architecture: HybridArchitectur
             epochs=settings.epochs,
             step=training.epoch,
             steps=settings.epochs,
-            loss=float(torch.stack(losses).mean()),
+            loss=float(loss),
             iou=score.miou,
             seconds=seconds,
             lr=rate,

@@ -47,7 +47,7 @@ def run_hybrid_trial(
     finalists = run(context, hands(context))
     metrics = _metrics(context, trial, finalists)
     _promote(folder, finalists[0])
-    write_atomically(done, json.dumps(metrics, indent=1).encode())
+    write_atomically(done, json.dumps(metrics, indent=1, allow_nan=False).encode())
     context.ledger.write("finished", seconds=metrics["seconds"], metrics=metrics)
     return metrics
 

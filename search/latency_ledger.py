@@ -100,7 +100,9 @@ class LatencyLedger:
 
     def _append(self, record: LatencyRecord) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"conditions": self.conditions.to_dict(), **record.to_dict()}) + "\n")
+            file.write(
+                json.dumps({"conditions": self.conditions.to_dict(), **record.to_dict()}, allow_nan=False) + "\n"
+            )
             file.flush()
             os.fsync(file.fileno())
         self.known[record.architecture.digest()] = record

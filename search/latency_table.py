@@ -196,7 +196,7 @@ class LatencyTable:
             "residual_ms": self.residual_ms,
             "records": [record.to_dict() for record in self.records],
         }
-        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "LatencyTable":

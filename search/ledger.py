@@ -30,12 +30,16 @@ class Ledger:
             self.count = sum(1 for _ in read_events(path))
 
     def write(self, event: str, **values: Any) -> dict[str, Any]:
-        """Append one event with its running number and the time; returns it."""
+        """Append one event with its running number and the time; returns it.
+
+        Raises:
+            ValueError: a value is infinite or not a number, which JSON cannot say.
+        """
         record = {"n": self.count, "time": time.time(), "event": event, **values}
         if self.path is None:
             return record
         with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(record, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self.count += 1

@@ -23,6 +23,7 @@ from search.checkpoint import pack_module, pack_optimizer, save_checkpoint, unpa
 from search.context import Context
 from search.data.loaders import divide, seed_of
 from search.distributed import average_gradients, rank, world_size
+from search.divergence import check_finite
 from search.hybrid_settings import SupernetSettings, space_of
 from search.losses import class_weights, weighted_cross_entropy
 from search.preflight import check_supernet
@@ -66,7 +67,8 @@ def train_supernet(context: Context, after_epoch: Callable[[int], None] = lambda
         after_epoch: called with the number of finished epochs, behind the checkpoint.
 
     Raises:
-        InputError: it does not fit into memory, or the processes of the group disagree; all raise the same.
+        InputError: it does not fit into memory, the processes of the group disagree, or the training diverges; all
+            raise the same.
     """
     settings = context.settings.supernet
     training = _start(context)
@@ -80,6 +82,12 @@ def train_supernet(context: Context, after_epoch: Callable[[int], None] = lambda
         rate = learning_rate(settings, epoch)
         set_learning_rate(training.optimizer, rate)
         loss, steps = _epoch(context, training, epoch, train_indices, weights)
+        check_finite(
+            f"supernet: epoch {epoch + 1}",
+            [loss],
+            training.network.parameters(),
+            "lower supernet.lr, or set supernet.clip",
+        )
         training.epoch = epoch + 1
         seconds = time.perf_counter() - start
         training.seconds += seconds
@@ -92,7 +100,7 @@ def train_supernet(context: Context, after_epoch: Callable[[int], None] = lambda
             epochs=settings.epochs,
             step=training.epoch,
             steps=settings.epochs,
-            loss=loss,
+            loss=float(loss),
             iou=None,
             seconds=seconds,
             lr=rate,
@@ -201,7 +209,7 @@ def _start(context: Context) -> Training:
 
 def _epoch(
     context: Context, training: Training, epoch: int, indices: np.ndarray, weights: Tensor | None
-) -> tuple[float, int]:
+) -> tuple[Tensor, int]:
     """Pass once over the tiles; returns the mean loss and the steps."""
     settings = context.settings.supernet
     space = space_of(context.settings.space)
@@ -222,7 +230,7 @@ def _epoch(
                 precision=context.precision,
             )
         )
-    return float(torch.stack(losses).mean()), len(losses)
+    return torch.stack(losses).mean(), len(losses)
 
 
 def _probe(context: Context, scorer: Scorer | None) -> list[dict[str, float]] | None:

@@ -16,6 +16,7 @@ from search.checkpoint import pack_module, pack_optimizer, save_checkpoint, unpa
 from search.context import Context
 from search.data.loaders import divide, seed_of
 from search.distributed import rank
+from search.divergence import check_finite
 from search.evaluate import evaluate
 from search.metrics import headline, scores
 from search.training import Problem, Progress, learning_rate, own_part, set_learning_rate, sgd, weight_step
@@ -42,7 +43,11 @@ class Training:
 
 
 def retrain(context: Context, architecture: CellArchitecture) -> tuple[ASDetNet, float]:
-    """Train the network of an architecture, or go on; returns it with its final weights, and the seconds it took."""
+    """Train the network of an architecture, or go on; returns it with its final weights, and the seconds it took.
+
+    Raises:
+        Diverged: the loss or the weights are not finite.
+    """
     settings = context.settings.retrain
     training = _start(context, architecture)
     train_indices, validation_indices = _divide(context)
@@ -51,6 +56,12 @@ def retrain(context: Context, architecture: CellArchitecture) -> tuple[ASDetNet,
         rate = learning_rate(settings.lr, settings.schedule, epoch, settings.epochs)
         set_learning_rate(training.optimizer, rate)
         progress = _epoch(context, training, epoch, train_indices)
+        check_finite(
+            f"retraining: epoch {epoch + 1}",
+            [progress.sums["loss"]],
+            training.network.parameters(),
+            "lower retrain.lr, or set retrain.clip",
+        )
         score = _validate(context, training, validation_indices)
         training.epoch = epoch + 1
         seconds = time.perf_counter() - start
@@ -153,7 +164,7 @@ def _validate(context: Context, training: Training, indices: np.ndarray) -> floa
         context.pack.train,
         indices,
         softmax=context.classes > 1 and settings.loss.multiclass == "softmax",
-        threshold=settings.runtime.test_threshold,
+        threshold=settings.retrain.test_threshold,
         device=context.device,
     )
     score = headline(scores(confusions, context.pack.classes))["iou"]

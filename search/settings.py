@@ -148,11 +148,14 @@ class RetrainSettings:
     )
     validation_fraction: float = setting(0.0, "share of the training images held out to select by", ge=0, lt=1)
     ema: float = setting(0.0, "decay of the averaged weights that are tested, 0 for none", ge=0, lt=1)
+    test_threshold: float = setting(
+        0.5, "probability above which a pixel is a defect, in the test and in validation", gt=0, lt=1
+    )
 
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """Where and how the arithmetic runs; none of these changes what is computed, but rounding."""
+    """Where and how the arithmetic runs; none of these changes what is computed, but rounding: `precision` by much."""
 
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     threads: int = setting(0, "torch threads per trial, 0: the CPUs given to the trial", ge=0)
@@ -164,7 +167,6 @@ class RuntimeSettings:
         "float32", "of autocast; batch norm stays in float32; auto: bfloat16 on a GPU that computes in it"
     )
     checkpoint_every: int = setting(1, "epochs between checkpoints", unit="epochs", ge=1)
-    test_threshold: float = setting(0.5, "probability above which a pixel is a defect", gt=0, lt=1)
 
 
 @dataclass(frozen=True)
@@ -203,8 +205,11 @@ class Settings:
         return cls(seed=values.get("seed", 0), **built)
 
     def digest(self) -> str:
-        """Return the sha256 (hex) of what decides the result; how it is computed (`runtime`) is left out."""
-        values = {k: v for k, v in self.to_dict().items() if k != "runtime"}
+        """Return the sha256 (hex) of what decides the result.
+
+        How it is computed (`runtime`) is left out but for the precision: bfloat16 has eight bits, which scores show.
+        """
+        values = self.to_dict() | {"runtime": {"precision": self.runtime.precision}}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

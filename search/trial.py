@@ -25,7 +25,7 @@ from models.inference import InferenceNet
 from search.checkpoint import write_atomically
 from search.context import Context, choose_device
 from search.data.pack import open_pack
-from search.distributed import rank, wait_for_all, world_size
+from search.distributed import gather, rank, wait_for_all, world_size
 from search.errors import InputError
 from search.evaluate import Predictor, classify, evaluate, predict, predict_nothing
 from search.ledger import Emit, Ledger
@@ -78,7 +78,7 @@ def run_trial(folder: Path, emit: Emit | None = None) -> dict[str, Any]:
         "test_seconds": time.perf_counter() - start,
     }
     _save_weights(folder / "weights.safetensors", network, architecture, context)
-    write_atomically(done, json.dumps(metrics, indent=1).encode())
+    write_atomically(done, json.dumps(metrics, indent=1, allow_nan=False).encode())
     seconds = {"search": stage_seconds, "retrain": retrain_seconds, "test": metrics["test_seconds"]}
     context.ledger.write("finished", seconds=seconds, metrics=metrics)
     return metrics
@@ -134,7 +134,8 @@ def open_context(
 def _choose(context: Context, method: str) -> tuple[CellArchitecture, list[float]]:
     """Return the architecture and the seconds of each stage: read back if the phase is finished, else searched."""
     path, phases = context.folder / "architecture.json", context.folder / "phases.json"
-    if path.exists() and phases.exists():
+    # The first of a group decides for all: a late member would find what the first has just written.
+    if gather(path.exists() and phases.exists())[0]:
         return CellArchitecture.from_json(path.read_text()), json.loads(phases.read_text())["search"]
     architecture, seconds = importlib.import_module(METHODS[method]).choose_architecture(context)
     if rank() == 0:
@@ -165,7 +166,7 @@ def test(context: Context, predictor: Predictor, softmax: bool) -> tuple[list[Co
         empty one.
     """
     pack, names = context.pack, context.pack.classes
-    threshold = context.settings.runtime.test_threshold
+    threshold = context.settings.retrain.test_threshold
     everything = np.arange(len(pack.test.tiles))
     confusions = evaluate(
         predictor, pack, pack.test, everything, softmax=softmax, threshold=threshold, device=context.device

@@ -21,7 +21,7 @@ NOISE = 0.03
 """Largest standard deviation of the noise, image values being in [0, 1]."""
 
 
-class _PerTile(v2.Transform):
+class _PerTile(v2.Transform):  # type: ignore[misc]
     """A transform whose parameters are drawn for each tile of a batch, from a generator of its own."""
 
     def __init__(self, generator: torch.Generator) -> None:

@@ -1,6 +1,7 @@
 """Layouts that people arrange themselves: folders of images and masks, and Pascal VOC."""
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from search.data.layout_parts import (
     read_class_list,
     read_names,
     read_splits,
+    read_text,
     role,
     split_files,
     split_of_roles,
@@ -150,10 +152,15 @@ def read_meta(path: Path) -> Meta:
     """
     if not path.exists():
         return Meta(None, {}, {})
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path)), restkey="more"))
+    except csv.Error as error:
+        raise BadMetadataError(f"{path}: not a table of comma-separated values ({error})") from error
     if rows and "name" not in rows[0]:
-        raise BadMetadataError(f"{path}: needs a column name, has {', '.join(map(str, rows[0]))}")
+        raise BadMetadataError(f"{path}: needs a column name, has {', '.join(rows[0])}")
+    for number, row in enumerate(rows, start=2):
+        if not row["name"]:
+            raise BadMetadataError(f"{path} row {number}: has no name")
     indices = {row["name"]: _class_index(path, n, row) for n, row in enumerate(rows, 2) if row.get("class_index")}
     titles: dict[int, str] = {}
     for number, row in enumerate(rows, start=2):

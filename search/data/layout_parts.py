@@ -32,6 +32,10 @@ class IncompleteSplitError(InputError):
     """A list of training names without the list of test names, or the other way round."""
 
 
+class NotTextError(InputError):
+    """A text file of a data set is in an unknown encoding."""
+
+
 class EmptyListError(InputError):
     """A list that must name something is empty."""
 
@@ -118,9 +122,22 @@ def split_files(folder: Path) -> dict[str, dict[str, Path]]:
     return {name: files for name, files in found.items() if files}
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file that a data set brings.
+
+    Raises:
+        NotTextError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = error.object[: error.start].count(b"\n") + 1
+        raise NotTextError(f"{path} row {row}: not UTF-8; save the file in that encoding") from error
+
+
 def read_names(path: Path) -> tuple[str, ...]:
     """Return the names that a list gives, one a line; blank lines and lines that start with # are skipped."""
-    lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+    lines = (line.strip() for line in read_text(path).splitlines())
     return tuple(line for line in lines if line and not line.startswith("#"))
 
 

@@ -16,6 +16,7 @@ from models.asdet import softmax_shares
 from search.bilevel import Batch, alpha_step
 from search.context import Context
 from search.data.loaders import divide
+from search.divergence import check_finite
 from search.search_record import record_epoch, record_pruning, record_stage
 from search.stage import History, Stage, next_stage, problem_of, resume_stage, save_stage, strengths_of
 from search.training import Progress, detached, learning_rate, own_part, set_learning_rate, weight_step
@@ -46,7 +47,7 @@ def choose_architecture(context: Context) -> tuple[CellArchitecture, list[float]
 
 
 def _train(context: Context, stage: Stage, history: History) -> None:
-    """Run the epochs of a stage that are left, saving after each."""
+    """Run the epochs of a stage that are left, saving after each; raises `Diverged`."""
     settings = context.settings.search
     weight_indices, alpha_indices = divide(context.pack.train, context.settings.data.alpha_fraction, context.seed)
     for epoch in range(stage.epoch, settings.epochs):
@@ -54,6 +55,12 @@ def _train(context: Context, stage: Stage, history: History) -> None:
         rate = learning_rate(settings.weight_lr, settings.schedule, epoch, settings.epochs)
         set_learning_rate(stage.weight_optimizer, rate)
         progress = _epoch(context, stage, epoch, weight_indices, alpha_indices)
+        check_finite(
+            f"search: stage {stage.number + 1}, epoch {epoch + 1}",
+            [progress.sums[name] for name in ("loss", "alpha_loss") if name in progress.sums],
+            [*stage.network.parameters(), *stage.alphas.values()],
+            "lower search.weight_lr or search.alpha_lr, or set search.clip",
+        )
         stage.epoch = epoch + 1
         seconds = time.perf_counter() - start
         stage.seconds += seconds

@@ -7,6 +7,7 @@ folder per finalist. Who computes is not decided here: `Hands` brings the worker
 
 import dataclasses
 import json
+import math
 import random
 import time
 from collections.abc import Mapping
@@ -240,7 +241,7 @@ def evolve(
     write_table(table_path, search.candidates.values(), search.points)
     _write_once(context, "chosen", ("strategy",), phase="evolve", **_chosen(search, settings, table))
     chosen = {"best": search.best, "front": list(search.front), "penalty": search.penalty}
-    write_atomically(context.folder / f"{name}.json", json.dumps(chosen).encode())
+    write_atomically(context.folder / f"{name}.json", json.dumps(chosen, allow_nan=False).encode())
     return search
 
 
@@ -260,7 +261,7 @@ def _chosen(search: Search, settings: EvolutionSettings, table: LatencyTable | N
     """Return what a finished choice says of itself; tau is over candidates that the table was not estimated from."""
     fitted = {record.architecture.digest() for record in table.records} if table else set()
     others = [c for c in search.candidates.values() if c.latency_ms is not None and c.digest not in fitted]
-    tau = None
+    tau = math.nan
     if table is not None and len(others) > 1:
         measured = [c.latency_ms or 0.0 for c in others]
         tau = kendall_tau([table.predict_ms(c.architecture) for c in others], measured)
@@ -269,7 +270,7 @@ def _chosen(search: Search, settings: EvolutionSettings, table: LatencyTable | N
         "digest_of_best": search.best,
         "front": len(search.front),
         "penalty": search.penalty,
-        "table_tau": tau,
+        "table_tau": None if math.isnan(tau) else tau,
         "table_tau_over": len(others),
     }
 

@@ -1,5 +1,6 @@
 """The shrinking space of cells (Eq. 12-15)."""
 
+import math
 import random
 
 import pytest
@@ -86,6 +87,7 @@ def test_space_of_an_architecture_has_it_as_its_one_element():
         (lambda s: CellSpace.full(["identity", "identity"]), "each once"),
         (lambda s: s.prune(strengths_of(s), 12), "keep 12 of 11 candidates; allowed are 1 to 11"),
         (lambda s: s.prune({"normal": [[0.5]] * 14, "reduction": [[0.5]] * 14}, 1), "strengths of the normal cell"),
+        (lambda s: s.prune({k: [[math.nan] * 11] * 14 for k in strengths_of(s)}, 7), "normal cell are not all finite"),
         (lambda s: s.derive(strengths_of(s), s), "up to 11 candidates; prune to 1"),
         (lambda s: CellSpace.from_dict({"normal": []}), "14 edges"),
     ],

@@ -1,10 +1,19 @@
+import dataclasses
+import json
+import re
 import threading
+from pathlib import Path
+from types import FunctionType
 
 import pytest
+from typer.testing import CliRunner
 
-from orchestrator import api
+from orchestrator import api, cli
 from orchestrator.config import ConfigError
+from orchestrator.launch import Launch
 from search.errors import InputError
+
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def searched(surfaces, tmp_path, *names, **more):
@@ -44,3 +53,25 @@ def test_resources_given_on_resuming_hold_for_that_launch_alone(surfaces, tmp_pa
     before = (run / "config.yaml").read_text()
     api.resume("r", runs=tmp_path / "runs", parallel=1, ray=False, function="trial_doubles:chosen")
     assert (run / "config.yaml").read_text() == before
+
+
+def test_every_command_has_its_function_and_the_readme_lists_them_all():
+    commands = {command.callback.__name__ for command in cli.app.registered_commands}
+    commands |= {f"data_{command.callback.__name__}" for command in cli.data_app.registered_commands}
+    functions = {name for name, value in vars(api).items() if isinstance(value, FunctionType) and name[0] != "_"}
+    own = {name for name in functions if getattr(api, name).__module__ == api.__name__}
+    assert commands <= own
+    text = README.read_text(encoding="utf-8").split("## From Python")[1].split("\n## ")[0]
+    listed = {name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    assert listed == own - {"places"}
+
+
+def test_the_schema_and_the_list_of_a_store_are_those_that_the_commands_print(tmp_path):
+    (tmp_path / "store" / "r").mkdir(parents=True)
+    uri = (tmp_path / "store").as_uri()
+    (tmp_path / "store" / "r" / "x").write_text("x")
+    printed = CliRunner().invoke(cli.app, ["fetch", "--storage", uri, "--json"])
+    assert json.loads(printed.stdout) == {"storage": uri, "runs": api.stored(uri)} == {"storage": uri, "runs": ["r"]}
+    schema = json.loads(CliRunner().invoke(cli.app, ["config", "--schema"]).stdout)
+    assert schema == api.schema()
+    assert set(schema["properties"]) == {field.name for field in dataclasses.fields(Launch)}

@@ -7,6 +7,7 @@ import sys
 from functools import partial
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from orchestrator import api, cli
@@ -194,6 +195,41 @@ def test_a_damaged_trial_file_is_named_on_resume(run, surfaces, tmp_path):
     done = run("resume", "r")
     assert done.exit_code == 2
     assert "fails-s0/trial.json: damaged" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "edit", "message"),
+    [
+        ("search", {"epochs": 5}, "search.epochs: 5, but fails-s0 was begun with 4"),
+        ("resources", {"workers": 2}, "resources.workers: 2, but fails-s0 was begun with 1"),
+        ("data_sets", [], "data_sets: the trials of the run have fails, good, this makes none"),
+        ("seeds", 2, "seeds: the trials of the run have 0, this makes 0, 1"),
+        ("baseline", "random", "method or baseline: the trials of the run have asdet, this makes asdet, random"),
+    ],
+)
+def test_a_configuration_that_was_edited_is_refused_on_resume(run, surfaces, tmp_path, key, edit, message):
+    run(*quickly(surfaces / "fails", surfaces / "good"), "--name", "r", "--set", "resources.retries=0")
+    config = tmp_path / "runs" / "r" / "config.yaml"
+    values = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**values, key: {**values[key], **edit} if isinstance(edit, dict) else edit}))
+    ledger = (tmp_path / "runs" / "r" / "trials" / "fails-s0" / "ledger.jsonl").read_bytes()
+    done = run("resume", "r")
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"defectnas: {config}: {message}; a run goes on as it was begun")
+    assert len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "runs" / "r" / "trials" / "fails-s0" / "ledger.jsonl").read_bytes() == ledger
+
+
+def test_where_a_run_goes_on_may_be_edited(run, surfaces, tmp_path):
+    run(*quickly(surfaces / "fails"), "--name", "r", "--set", "resources.retries=0")
+    config = tmp_path / "runs" / "r" / "config.yaml"
+    values = yaml.safe_load(config.read_text())
+    values["resources"].update(retries=1, cpus=1)
+    config.write_text(yaml.safe_dump(values))
+    before = (tmp_path / "runs" / "r" / "trials" / "fails-s0" / "ledger.jsonl").read_text().count('"started"')
+    assert run("resume", "r").exit_code == 1
+    after = (tmp_path / "runs" / "r" / "trials" / "fails-s0" / "ledger.jsonl").read_text().count('"started"')
+    assert after == before + 2
 
 
 def test_threads_left_open_are_fixed_in_the_trial_so_that_a_resumption_rounds_the_same(run, surfaces, tmp_path):

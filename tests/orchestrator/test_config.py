@@ -23,6 +23,7 @@ def from_file(folder: Path, text: str) -> Launch:
     [
         ("search: {epoch: 5}", "search.epoch: no such setting; did you mean search.epochs?"),
         ("epochs: 5", "epochs: no such setting here; did you mean search.epochs or retrain.epochs or supernet.epochs or finetune.epochs?"),
+        ("runtime: {test_threshold: 0.5}", "runtime.test_threshold: no such setting here; did you mean retrain.test_threshold?"),
         ("serch: {epochs: 5}", "serch: no such setting; did you mean search?"),
         ("search: {epochs: 0}", "search.epochs: 0 is not allowed; allowed: a whole number (epochs), at least 1"),
         ("search: {epochs: '5'}", "search.epochs: '5' is not allowed; allowed: a whole number (epochs), at least 1"),
@@ -233,3 +234,16 @@ def test_the_json_schema_carries_help_bounds_and_defaults():
     assert size["description"].startswith("side of the square tile")
     assert schema["additionalProperties"] is False
     json.dumps(schema)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "same"),
+    [
+        ("retrain", {"test_threshold": 0.4}, False),
+        ("runtime", {"precision": "bfloat16"}, False),
+        ("runtime", {"threads": 3, "form": "plain"}, True),
+    ],
+)
+def test_settings_that_decide_scores_decide_the_digest(section, values, same):
+    changed = dataclasses.replace(getattr(Settings(), section), **values)
+    assert (dataclasses.replace(Settings(), **{section: changed}).digest() == Settings().digest()) is same

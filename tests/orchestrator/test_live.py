@@ -3,6 +3,7 @@ import json
 import logging
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from orchestrator.config import data_sets_layer, resolve
@@ -49,6 +50,14 @@ def test_lines_tell_turns_and_not_every_epoch():
 def test_a_candidate_that_is_left_out_is_named():
     _, text = watched("lines", {"event": "quarantined", "digest": "ab" * 32, "number": 3, "error": "tried 3 times: no"})
     assert text.splitlines()[-1].endswith("A-s0: candidate abababab left out: tried 3 times: no")
+
+
+@pytest.mark.parametrize(
+    ("residual_ms", "said"), [(0.25, "the table is off by 0.2 ms"), (None, "too few to tell how far the table is off")]
+)
+def test_measured_latencies_are_told_with_the_error_of_their_table_where_there_is_one(residual_ms, said):
+    _, text = watched("lines", {"event": "latency", "records": 12, "mean_ms": 5.04, "residual_ms": residual_ms})
+    assert text.splitlines()[-1].endswith(f"A-s0: 12 subnets measured, 5.0 ms on average; {said}")
 
 
 def test_a_stream_that_is_no_terminal_gets_lines():

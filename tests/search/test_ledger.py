@@ -1,5 +1,7 @@
 """The append-only ledger: numbering, cutting, half lines."""
 
+import pytest
+
 from search.ledger import Ledger, read_events
 
 
@@ -51,3 +53,10 @@ def test_a_silent_ledger_writes_nothing():
     ledger.write("started")
     ledger.cut(0)
     assert ledger.count == 0
+
+
+def test_what_json_cannot_say_is_refused_and_leaves_no_line(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    with pytest.raises(ValueError, match="JSON compliant"):
+        ledger.write("epoch", loss=float("nan"))
+    assert list(read_events(tmp_path / "ledger.jsonl")) == []
