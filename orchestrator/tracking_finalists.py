@@ -8,6 +8,7 @@ from models.hybrid_architecture import HybridArchitecture
 from orchestrator.drawing_hybrid import draw_hybrid
 from orchestrator.ledger_reader import read_ledger
 from orchestrator.runs import read_json
+from orchestrator.tracking_costs import processor_seconds
 from orchestrator.tracking_store import FINALIST_TAG, PARENT_TAG, Store
 from orchestrator.tracking_values import epoch_points, flat_texts, points_at, result_values, time_ms
 from search.hybrid_settings import space_of
@@ -51,11 +52,13 @@ def _put(
     chosen = {"data_set": trial["name"], "method": trial["method"], "seed": trial["settings"]["seed"], "role": role}
     store.log(run, params=flat_texts({**chosen, "retrain_seed": metrics["seed"]}))
     points = [point for event in events if event["event"] == "epoch" for point in epoch_points(event)]
+    processors = processor_seconds([(metrics.get("device"), metrics["retrain_seconds"])], metrics)
     values = result_values(metrics) | {
         "inherited/miou": float(metrics["inherited"]["miou"]),
         "inherited/mf1": float(metrics["inherited"]["mf1"]),
         "validation/miou": float(metrics["validation_miou"]),
         "cost/retrain_seconds": float(metrics["retrain_seconds"]),
+        **{f"cost/retrain_{unit}": amount for unit, amount in processors.items()},
     }
     # A store takes a thousand values at once.
     for first in range(0, len(points), 900):

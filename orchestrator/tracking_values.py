@@ -7,7 +7,7 @@ the scores on the test images, `nothing/..` those of predicting no defect at all
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
@@ -17,6 +17,10 @@ from search.secret_texts import without_secrets
 _MEANS = ("miou", "mf1")
 _CURVES = {"loss": "loss", "alpha_loss": "alpha_loss", "iou": "iou", "lr": "lr", "seconds": "epoch_seconds"}
 _SCORES = ("iou", "f1", "pa")
+_GENERATION = (
+    *("best", "mean", "miou", "hypervolume", "candidates", "scored"),
+    *("measure_seconds", "score_seconds", "seconds"),
+)
 _TAUS = ("tau_validation", "tau_test")
 _COUNTS = ("parameters", "macs", "flops", "flops_paper", "latency_ms", "latency_iqr_ms")
 
@@ -99,10 +103,15 @@ def epoch_points(event: Mapping[str, Any]) -> list[Point]:
     return [Point(key, float(value), at, step) for key, value in values.items() if value is not None]
 
 
-def generation_points(event: Mapping[str, Any]) -> list[Point]:
-    """Return the values of a generation of an AutoNAD search, under the name of its strategy; null is left out."""
-    names = ("best", "mean", "miou", "hypervolume", "candidates", "scored", "score_seconds", "seconds")
-    values = {metric_key("evolve", str(event["strategy"]), name): event.get(name) for name in names}
+def generation_points(event: Mapping[str, Any], processors: Mapping[str, float]) -> list[Point]:
+    """Return the values of a generation of an AutoNAD search, under the name of its strategy; null is left out.
+
+    Args:
+        event: of the ledger.
+        processors: its processor seconds by unit.
+    """
+    found = {**{name: event.get(name) for name in _GENERATION}, **processors}
+    values = {metric_key("evolve", str(event["strategy"]), name): value for name, value in found.items()}
     at, step = time_ms(event), int(event["generation"])
     return [Point(key, float(value), at, step) for key, value in values.items() if value is not None]
 
@@ -116,37 +125,6 @@ def result_values(metrics: Mapping[str, Any]) -> dict[str, float]:
     for part in ("test", "nothing"):
         values |= dict(_leaves(metrics.get(part, {}), (part,)))
     return {key: float(value) for key, value in values.items() if value is not None and _is_number(value)}
-
-
-def cost_values(
-    stage_seconds: Sequence[float], others: Mapping[str, float | None], started: Mapping[str, Any]
-) -> dict[str, float]:
-    """Return seconds and processor seconds per search stage and for the other phases.
-
-    Processor seconds are the time for which processors were held: `gpu_seconds` on CUDA, else `cpu_seconds`
-    of every thread.
-
-    Args:
-        stage_seconds: wall time of each search stage.
-        others: wall time of "search", "retrain", "test"; None where it is not known.
-        started: the last "started" event, for device, threads and workers.
-    """
-    on_gpu = str(started.get("device", "cpu")).startswith("cuda")
-    held = int(started.get("workers", 1)) * (1 if on_gpu else int(started.get("threads", 1)))
-    unit = "gpu_seconds" if on_gpu else "cpu_seconds"
-    named = {f"search_stage_{number}": s for number, s in enumerate(stage_seconds, start=1)}
-    named |= {phase: s for phase, s in others.items() if s is not None}
-    values = {f"cost/{phase}_seconds": float(s) for phase, s in named.items()}
-    return values | {f"cost/{phase}_{unit}": float(s) * held for phase, s in named.items()}
-
-
-def stage_seconds(events: Iterable[Mapping[str, Any]]) -> list[float]:
-    """Return the seconds of the epochs of each search stage so far, for a trial that did not finish."""
-    epochs = {e["step"]: e for e in events if e["event"] == "epoch" and e["phase"] == "search"}
-    stages: dict[int, float] = {}
-    for event in epochs.values():
-        stages[int(event["stage"])] = stages.get(int(event["stage"]), 0.0) + float(event["seconds"])
-    return [stages[number] for number in sorted(stages)]
 
 
 def flat_texts(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -173,6 +173,7 @@ def evolve(
             strategy=settings.strategy,
             generation=values.pop("number") + 1,
             generations=settings.generations,
+            measured_on=latencies.conditions.device,
             **values,
         )
 
@@ -273,4 +274,5 @@ def _write_once(context: Context, event: str, key: tuple[str, ...], **values: An
 
 def _scores(metrics: dict[str, Any]) -> dict[str, Any]:
     names = ("architecture_digest", "seed", "miou", "mf1", "parameters", "retrain_seconds")
-    return {name: metrics[name] for name in names}
+    # A retraining that an older version finished does not say where.
+    return {**{name: metrics[name] for name in names}, "device": metrics.get("device")}

@@ -94,6 +94,20 @@ def test_a_trial_leaves_all_that_is_promised(finished):
     ]
 
 
+def test_every_worker_says_on_what_it_computed_and_for_how_long(finished):
+    folder, metrics = finished
+    events = list(read_events(folder / "ledger.jsonl"))
+    assert [(e["device"], e["threads"], e["workers"]) for e in events if e["event"] == "epoch"] == [("cpu", 1, 1)] * 3
+    for strategy, name in (("evolution", "candidates"), ("random", "random")):
+        lines = [json.loads(line) for line in (folder / f"{name}.jsonl").open()]
+        for event in (e for e in events if e["event"] == "generation" and e["strategy"] == strategy):
+            own = [c["score"] for c in lines if c["generation"] == event["generation"] - 1]
+            assert event["device_seconds"] == {"cpu": pytest.approx(sum(score["seconds"] for score in own))}
+            assert event["measured_on"] == "cpu"
+    assert [e["device"] for e in events if e["event"] == "finalist"] == ["cpu"] * 4
+    assert metrics["finalists"][0]["threads"] == 1
+
+
 def test_the_weights_of_the_winner_fit_its_architecture(finished):
     folder, metrics = finished
     architecture = HybridArchitecture.from_json((folder / "architecture.json").read_text())
