@@ -40,12 +40,14 @@ def end(result: Any, json_: bool) -> None:
 def print_result(result: Any) -> None:
     """Print the trials of a run, and over the seeds of a data set."""
     from orchestrator.report import spreads_over_seeds
-    from orchestrator.tables import spreads_table, trials_table
+    from orchestrator.tables import latency_notes, spreads_table, trials_table
 
     console = stdout()
     console.print(trials_table(result.trials, console.width))
     if spreads := spreads_over_seeds(result.trials):
         console.print(spreads_table(spreads, console.width))
+    for note in latency_notes(result.trials):
+        console.print(Text(note), soft_wrap=True)
 
 
 def print_failures(result: Any) -> None:

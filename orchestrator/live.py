@@ -179,6 +179,9 @@ def _turn(before: Standing, after: Standing, event: Mapping[str, Any]) -> str | 
         case "latency":
             said = f"{event['records']} subnets measured, {event['mean_ms']:.1f} ms on average"
             return f"{said}; the table is off by {event['residual_ms']:.1f} ms"
+        case "chosen" if event["table_tau"] is not None:
+            tau = f"Kendall's tau {event['table_tau']:.2f} over {event['table_tau_over']} candidates"
+            return f"the latency table against measurement: {tau}"
         case "generation":
             best = "none feasible" if event["miou"] is None else f"best mIoU {100 * event['miou']:.1f} %"
             said = f"{event['strategy']}, generation {event['generation']}/{event['generations']}"

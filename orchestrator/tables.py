@@ -104,6 +104,22 @@ def spreads_table(spreads: Sequence[Spread], width: int = WIDE) -> Table:
     return plain_table(columns, spreads, width)
 
 
+def latency_notes(trials: Sequence[TrialResult]) -> list[str]:
+    """Return for each trial that has a latency table a line about how well it predicts."""
+    notes = []
+    for trial in trials:
+        if table := trial.metrics.get("latency_table"):
+            told = [] if table["tau"] is None else [f"Kendall's tau {table['tau']:.2f} over {table['over']} others"]
+            if table["residual_ms"] is not None:
+                told.append(f"{table['residual_ms']:.2g} ms left unexplained")
+            if told:
+                head = (
+                    f"{trial.data}, seed {trial.seed}: latency table of {table['records']} subnets against measurement"
+                )
+                notes.append(f"{head}: {', '.join(told)}")
+    return notes
+
+
 def candidates_table(found: Sequence[BestCandidate], width: int = WIDE) -> Table:
     """Return the table of the best candidates of a search, scored with inherited weights."""
     columns = [

@@ -18,7 +18,7 @@ from orchestrator.tracking_values import (
     epoch_points,
     flat_texts,
     generation_points,
-    metric_key,
+    latency_points,
     points_at,
     result_values,
     time_ms,
@@ -155,9 +155,9 @@ class TrialFollower:
             return epoch_points(event)
         if event["event"] == "generation":
             return generation_points(event, processor_seconds_of(event, self._started))
-        if event["event"] == "latency":
-            values = {metric_key("latency", name): float(event[name]) for name in ("records", "mean_ms")}
-            return points_at(values, time_ms(event))
+        # A random search beside the search goes by no table, and its choice says nothing of one.
+        if event["event"] == "latency" or (event["event"] == "chosen" and event.get("table_tau") is not None):
+            return latency_points(event)
         if event["event"] == "finished":
             test_s = event.get("seconds", {}).get("test")
             return points_at(cost_values([], {"test": test_s}, self._started), time_ms(event))
@@ -240,6 +240,7 @@ _RESULT_FILES = (
     "candidates.parquet",
     "random.parquet",
     "latency_table.json",
+    "prior.json",
     "latencies.jsonl",
 )
 
@@ -265,7 +266,10 @@ def _event_tags(event: Mapping[str, Any]) -> dict[str, str]:
         return environment_tags(event) | ({"settings_digest": str(digest)} if digest else {})
     if event["event"] == "stage":
         return {"stage": f"{event['stage']} of {event['stages']}", "form": str(event.get("form"))}
-    return {"architecture_digest": str(event["digest"])} if "digest" in event else {}
+    if event["event"] == "latency":
+        return flat_texts(event["conditions"], "latency.")
+    # Other events name digests too, of candidates that were left out.
+    return {"architecture_digest": str(event["digest"])} if event["event"] == "architecture" else {}
 
 
 def _mtime_ms(path: Path) -> int:

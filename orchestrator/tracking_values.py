@@ -2,7 +2,7 @@
 
 Nothing here knows the store. Names of metrics: `search/..` and `retrain/..` are curves over epochs, `test/..`
 the scores on the test images, `nothing/..` those of predicting no defect at all, `cost/..` what it took,
-`ranking/..` how well inherited scores rank what was retrained.
+`ranking/..` how well inherited scores rank what was retrained, `latency/..` how well the latency table predicts.
 """
 
 import math
@@ -21,6 +21,7 @@ _GENERATION = (
     *("best", "mean", "miou", "hypervolume", "candidates", "scored"),
     *("measure_seconds", "score_seconds", "seconds"),
 )
+_LATENCY = ("records", "mean_ms", "residual_ms", "table_tau", "table_tau_over")
 _TAUS = ("tau_validation", "tau_test")
 _COUNTS = ("parameters", "macs", "flops", "flops_paper", "latency_ms", "latency_iqr_ms")
 
@@ -114,6 +115,12 @@ def generation_points(event: Mapping[str, Any], processors: Mapping[str, float])
     values = {metric_key("evolve", str(event["strategy"]), name): value for name, value in found.items()}
     at, step = time_ms(event), int(event["generation"])
     return [Point(key, float(value), at, step) for key, value in values.items() if value is not None]
+
+
+def latency_points(event: Mapping[str, Any]) -> list[Point]:
+    """Return what the events "latency" and "chosen" say of the latency table; null is left out."""
+    values = {metric_key("latency", name): float(event[name]) for name in _LATENCY if event.get(name) is not None}
+    return points_at(values, time_ms(event))
 
 
 def result_values(metrics: Mapping[str, Any]) -> dict[str, float]:

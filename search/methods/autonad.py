@@ -1,12 +1,14 @@
 """AutoNAD: a supernet trained once, then the subnet chosen by a latency-aware evolution, then retrained (Sec. IV, V-B).
 
 Four phases, each of which finds what it did before in the trial's folder and goes on: `supernet.safetensors`;
-`latencies.jsonl` and `latency_table.json`; `candidates.jsonl`, one line per scored candidate as results arrive; a
-folder per finalist. Who computes is not decided here: `Hands` brings the workers, one in this process or many.
+`latencies.jsonl`, `latency_table.json` and `prior.json`; `candidates.jsonl`, one line per scored candidate as results
+arrive; a folder per finalist. Who computes is not decided here: `Hands` brings the workers, one in this process or
+many.
 """
 
 import dataclasses
 import json
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 from models.hybrid_architecture import HybridArchitecture
 from models.hybrid_cost import parameters_of
-from models.hybrid_space import HybridSpace
+from models.hybrid_space import HybridSpace, OperatorPrior
 from search.candidates import CandidateLedger, write_table
 from search.checkpoint import write_atomically
 from search.context import Context
@@ -33,13 +35,14 @@ from search.hybrid_workers import (
 )
 from search.latency import kendall_tau
 from search.latency_ledger import LatencyLedger
-from search.latency_table import LatencyTable
+from search.latency_table import LatencyTable, prior_to_json
 from search.ledger import read_events
 from search.one_shot import sampled_subnet
 from search.population import Generation, Limits, Price, Search, choose, finalists
 
 GIGA = 1e9
 LATENCIES = "latencies.jsonl"
+PRIOR = "prior.json"
 
 
 class NothingLegal(InputError):
@@ -125,6 +128,7 @@ def _latency_table(context: Context, space: HybridSpace, latencies: LatencyLedge
     records = [found[index] for index in sorted(found)]
     table = LatencyTable.fit(records, space, latencies.conditions)
     write_atomically(context.folder / "latency_table.json", table.to_json().encode())
+    write_atomically(context.folder / PRIOR, prior_to_json(_prior(context, table)).encode())
     _write_once(
         context,
         "latency",
@@ -139,6 +143,11 @@ def _latency_table(context: Context, space: HybridSpace, latencies: LatencyLedge
     return table
 
 
+def _prior(context: Context, table: LatencyTable) -> OperatorPrior:
+    settings = context.settings.latency
+    return table.prior(relative_temperature=settings.temperature, floor=settings.floor)
+
+
 def evolve(
     context: Context,
     space: HybridSpace,
@@ -150,7 +159,6 @@ def evolve(
     name: str,
 ) -> Search:
     """Run a strategy; its candidates go to `name`.jsonl and `name`.parquet."""
-    latency = context.settings.latency
     ledger = CandidateLedger(context.folder / f"{name}.jsonl")
     table_path, rows = context.folder / f"{name}.parquet", 0
 
@@ -181,7 +189,7 @@ def evolve(
         space,
         settings,
         context.seed,
-        prior=None if table is None else table.prior(relative_temperature=latency.temperature, floor=latency.floor),
+        prior=None if table is None else _prior(context, table),
         limits=limits,
         price=partial(_price, context, limits),
         measure=latencies.records,
@@ -213,7 +221,8 @@ def _chosen(search: Search, settings: EvolutionSettings, table: LatencyTable | N
     tau = None
     if table is not None and len(others) > 1:
         measured = [c.latency_ms or 0.0 for c in others]
-        tau = kendall_tau([table.predict_ms(c.architecture) for c in others], measured)
+        found = kendall_tau([table.predict_ms(c.architecture) for c in others], measured)
+        tau = None if math.isnan(found) else found
     return {
         "strategy": settings.strategy,
         "digest_of_best": search.best,

@@ -28,6 +28,7 @@ from search.hybrid_settings import (
     SupernetSettings,
 )
 from search.hybrid_trial import run_hybrid_trial, train_here
+from search.latency_table import LatencyTable
 from search.ledger import read_events
 from search.methods.autonad import NothingLegal
 from search.settings import DataSettings, RuntimeSettings, Settings
@@ -168,6 +169,19 @@ def test_the_drawings_of_a_trial(tmp_path, data):
     assert 1 <= len(metrics["finalists"]) <= 2
     names = {path.name for path in draw_trial(folder)}
     assert {"architecture.png", "front.png", "course.png", "latency.png"} <= names
+    table = LatencyTable.from_json((folder / "latency_table.json").read_text())
+    [chosen] = [e for e in read_events(folder / "ledger.jsonl") if e["event"] == "chosen"]
+    told = {
+        "records": 8,
+        "residual_ms": table.residual_ms,
+        "tau": chosen["table_tau"],
+        "over": chosen["table_tau_over"],
+    }
+    assert metrics["latency_table"] == told
+    assert -1 <= told["tau"] <= 1
+    stages = json.loads((folder / "prior.json").read_text())["blocks"]
+    prior = table.prior(relative_temperature=settings.latency.temperature, floor=settings.latency.floor)
+    assert {(s, b): row for s, rows in enumerate(stages) for b, row in enumerate(rows)} == prior
 
 
 @pytest.mark.parametrize(

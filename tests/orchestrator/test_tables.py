@@ -5,7 +5,7 @@ from rich.console import Console
 
 from orchestrator.report import result_of, results_in, spreads_over_seeds
 from orchestrator.runs import RunRecord, TrialRecord, create_run
-from orchestrator.tables import runs_table, spreads_table, trials_table
+from orchestrator.tables import latency_notes, runs_table, spreads_table, trials_table
 
 
 def shown(table, width=140) -> str:
@@ -76,6 +76,15 @@ def test_a_table_of_autonad_fits_its_terminal(make_run, finish, width):
     marks = {mark: text.count(mark) for mark in "¹²³⁴"}
     # Each mark is at its column and at its note.
     assert marks == {"¹": 2, "²": 2, "³": 2 if width == 100 else 0, "⁴": 0}
+
+
+def test_how_well_a_latency_table_predicts_is_said_below(make_run, finish):
+    run = make_run("A", "B", "C")
+    finish(run, "A-s0", latency_table={"records": 60, "residual_ms": 0.3125, "tau": 0.875, "over": 40})
+    finish(run, "B-s0", latency_table={"records": 60, "residual_ms": None, "tau": None, "over": 1})
+    finish(run, "C-s0")
+    told = "A, seed 0: latency table of 60 subnets against measurement: Kendall's tau 0.88 over 40 others, 0.31 ms left"
+    assert latency_notes(result_of(run).trials) == [f"{told} unexplained"]
 
 
 def test_several_seeds_are_shown_as_mean_and_spread(tmp_path, finish):

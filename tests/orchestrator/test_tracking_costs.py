@@ -1,10 +1,10 @@
-"""What a trial of AutoNAD took, by hand from a ledger whose driver has no GPU and whose workers have."""
+"""What a trial of AutoNAD tells the store of its costs and its latency table; the driver has no GPU, workers have."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_stores import FIRST_OPENED, curve, trial_run
+from mlflow_stores import FIRST_OPENED, artifact_text, curve, trial_run
 from synthetic_ledgers import (
     SMALL,
     Retraining,
@@ -40,6 +40,10 @@ def generation(number: int, **more: Any) -> dict[str, Any]:
     spent = {"measure_seconds": 1.0, "score_seconds": 6.0, "device_seconds": {"cuda": 6.0}, "measured_on": "cpu"}
     known = {"event": "generation", "phase": "evolve", "strategy": "evolution", "generation": number}
     return {**known, "generations": 2, **scores, **spent, "seconds": 4.0, **more}
+
+
+def chosen(tau: float | None, strategy: str = "evolution") -> dict[str, Any]:
+    return {"event": "chosen", "phase": "evolve", "strategy": strategy, "table_tau": tau, "table_tau_over": 24}
 
 
 def finalist(seconds: float, device: str | None = "cuda") -> dict[str, Any]:
@@ -106,3 +110,30 @@ def test_processor_seconds_reach_the_store_per_generation_and_per_phase(runs: Pa
     assert done.data.metrics["cost/search_gpu_seconds"] == pytest.approx(54.0)
     # Whole phases as metrics.json has them, which no CPU of the driver was held for.
     assert done.data.metrics["cost/search_seconds"] == pytest.approx(30.0)
+
+
+@pytest.mark.filterwarnings(FIRST_OPENED)
+def test_how_well_the_latency_table_predicts_reaches_the_store(runs: Path, tmp_path: Path) -> None:
+    run = make_run(runs, trials=[("MT", 3), ("SD", 3)], method="autonad", settings=Settings(space=SMALL))
+    folder, uri = run / "trials" / "MT-s3", embedded_uri(runs)
+    left_out = {"event": "quarantined", "digest": "ab" * 32, "number": 1, "error": "no"}
+    rest = [event for event in hybrid_events([BEST]) if event["event"] == "finished"]
+    finish_hybrid_trial(folder, [BEST])
+    write_ledger(folder, numbered(STARTED, latency("cuda"), left_out, chosen(0.75), chosen(None, "random"), *rest))
+    (folder / "prior.json").write_text('{"blocks": []}')
+    append_ledger(run / "trials" / "SD-s3", numbered(STARTED, latency("cpu", residual_ms=None), left_out, chosen(None)))
+    catch_up(run, uri)
+    done, other = trial_run(uri, "MT-s3"), trial_run(uri, "SD-s3")
+    found = {key: value for key, value in done.data.metrics.items() if key.startswith("latency/")}
+    assert found == {
+        "latency/records": 8,
+        "latency/mean_ms": 5.0,
+        "latency/residual_ms": 0.25,
+        "latency/table_tau": 0.75,
+        "latency/table_tau_over": 24,
+    }
+    assert artifact_text(uri, done, "prior.json", tmp_path) == '{"blocks": []}'
+    assert (done.data.tags["latency.device"], done.data.tags["latency.shape"]) == ("cuda", "3, 32, 32")
+    assert {key for key in other.data.metrics if key.startswith("latency/")} == {"latency/records", "latency/mean_ms"}
+    # A candidate that was left out is not the architecture that was found.
+    assert "architecture_digest" not in other.data.tags
