@@ -5,7 +5,7 @@
     drawings/cells.png            both cells of the architecture
              alphas_stage<k>.png  operator probabilities at the end of stage k
              pruning.png          which operators were removed when
-             curves.png           loss, IoU, entropy, shares
+             curves.png           loss, IoU, entropy, shares; of a supernet its loss and the scores of the probes
 
 and of an AutoNAD trial architecture.png, front.png, latency.png and course.png instead of the first three.
 """
@@ -19,7 +19,7 @@ from models.architecture import CellArchitecture
 from models.hybrid_architecture import HybridArchitecture
 from orchestrator.drawing_alphas import draw_alphas, draw_pruning
 from orchestrator.drawing_cells import draw_cells
-from orchestrator.drawing_curves import draw_curves, epochs_of
+from orchestrator.drawing_curves import PHASES, draw_curves, epochs_of
 from orchestrator.drawing_hybrid import draw_hybrid
 from orchestrator.drawing_search import draw_search_course, draw_search_front, draw_search_latency
 from orchestrator.ledger_reader import read_ledger
@@ -54,7 +54,7 @@ def draw_trial(folder: Path, *, curves: bool = True) -> tuple[Path, ...]:
         else:
             architecture = CellArchitecture.from_dict(event["architecture"])
             wanted.append((drawings / "cells.png", event, _drawer(draw_cells, architecture)))
-    if curves and (search or epochs_of(events, "retrain")):
+    if curves and any(epochs_of(events, phase) for phase in PHASES):
         wanted.append((drawings / "curves.png", events[-1], _drawer(draw_curves, events)))
     return tuple(path if _is_newer(path, shown) else draw(path) for path, shown, draw in wanted)
 

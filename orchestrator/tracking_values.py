@@ -1,7 +1,7 @@
 """What a tracking store is told about a run: ledger events and results as metrics, parameters and tags.
 
-Nothing here knows the store. Names of metrics: `search/..` and `retrain/..` are curves over epochs, `test/..`
-the scores on the test images, `nothing/..` those of predicting no defect at all, `cost/..` what it took,
+Nothing here knows the store. Names of metrics: `search/..`, `supernet/..` and `retrain/..` are curves over epochs,
+`test/..` the scores on the test images, `nothing/..` those of predicting no defect at all, `cost/..` what it took,
 `ranking/..` how well inherited scores rank what was retrained, `latency/..` how well the latency table predicts.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+from search.hybrid_settings import probe_names
 from search.secret_texts import without_secrets
 
 _MEANS = ("miou", "mf1")
@@ -92,9 +93,13 @@ def points_at(values: Mapping[str, float], at_ms: int, step: int = 0) -> list[Po
 
 
 def epoch_points(event: Mapping[str, Any]) -> list[Point]:
-    """Return the values of an epoch event (loss, IoU, entropy, share of each operator); null is left out."""
+    """Return the values of an epoch event (loss, IoU, entropy, share of each operator, probes); null is left out."""
     phase = str(event["phase"])
     values = {metric_key(phase, name): event.get(source) for source, name in _CURVES.items()}
+    probes = event.get("probes", [])
+    for name, scores in zip(probe_names(len(probes) - 2), probes, strict=True) if probes else ():
+        for score in _MEANS:
+            values[metric_key(phase, "probe", name, score)] = scores[score]
     for kind, entropy in event.get("entropy", {}).items():
         values[metric_key(phase, "entropy", kind)] = entropy
     for kind, shares in event.get("share", {}).items():

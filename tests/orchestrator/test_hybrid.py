@@ -168,7 +168,7 @@ def test_the_drawings_of_a_trial(tmp_path, data):
     metrics = run_here(folder, None)
     assert 1 <= len(metrics["finalists"]) <= 2
     names = {path.name for path in draw_trial(folder)}
-    assert {"architecture.png", "front.png", "course.png", "latency.png"} <= names
+    assert {"architecture.png", "front.png", "course.png", "latency.png", "curves.png"} <= names
     table = LatencyTable.from_json((folder / "latency_table.json").read_text())
     [chosen] = [e for e in read_events(folder / "ledger.jsonl") if e["event"] == "chosen"]
     told = {

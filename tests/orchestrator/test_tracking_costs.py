@@ -90,10 +90,11 @@ def test_a_group_of_gpus_holds_one_each_and_a_cpu_every_thread() -> None:
 
 
 @pytest.mark.filterwarnings(FIRST_OPENED)
-def test_processor_seconds_reach_the_store_per_generation_and_per_phase(runs: Path) -> None:
+def test_processor_seconds_and_probes_reach_the_store(runs: Path) -> None:
     run = make_run(runs, trials=[("MT", 3)], method="autonad", settings=Settings(space=SMALL))
     folder, uri = run / "trials" / "MT-s3", embedded_uri(runs)
-    append_ledger(folder, numbered(STARTED, epoch(1), latency("cuda"), generation(1)))
+    probes = [{"miou": 0.25, "mf1": 0.5}, {"miou": 0.5, "mf1": 0.75}, {"miou": 0.375, "mf1": 0.625}]
+    append_ledger(folder, numbered(STARTED, epoch(1, probes=probes), latency("cuda"), generation(1)))
     catch_up(run, uri)
     stopped = trial_run(uri, "MT-s3")
     assert stopped.info.status == "KILLED"
@@ -104,6 +105,9 @@ def test_processor_seconds_reach_the_store_per_generation_and_per_phase(runs: Pa
     write_ledger(folder, numbered(STARTED, epoch(1), latency("cuda"), generation(1), generation(2), *rest))
     catch_up(run, uri)
     done = trial_run(uri, "MT-s3")
+    for name, miou in (("smallest", 0.25), ("largest", 0.5), ("random 1", 0.375)):
+        assert curve(uri, done, f"supernet/probe/{name}/miou") == [(1, miou)]
+        assert curve(uri, done, f"supernet/probe/{name}/mf1") == [(1, miou + 0.25)]
     assert curve(uri, done, "evolve/evolution/gpu_seconds") == [(1, 6.0), (2, 6.0)]
     assert curve(uri, done, "evolve/evolution/cpu_seconds") == [(1, 3.0), (2, 3.0)]
     assert curve(uri, done, "evolve/evolution/measure_seconds") == [(1, 1.0), (2, 1.0)]
