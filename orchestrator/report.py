@@ -19,6 +19,8 @@ from orchestrator.runs import (
 )
 
 SCORES = ("iou", "f1", "pa")
+MEAN_SCORES = ("miou", "mf1")
+"""Over the classes, the background among them; of trials that have them."""
 _RESULT_KEYS = (*SCORES, "parameters", "macs", "search_seconds", "retrain_seconds")
 
 
@@ -89,7 +91,10 @@ def results_in(runs: Path) -> list[RunResult]:
 
 @dataclass(frozen=True)
 class Spread:
-    """Scores of one method on one data set over several seeds: (mean, sample standard deviation) by score."""
+    """Scores of one method on one data set over several seeds: (mean, sample standard deviation) by score.
+
+    Of `MEAN_SCORES` those that every trial has.
+    """
 
     data: str
     method: str
@@ -108,8 +113,11 @@ def spreads_over_seeds(trials: Sequence[TrialResult]) -> list[Spread]:
         values = [trial.metrics[name] for trial in group]
         return statistics.mean(values), statistics.stdev(values)
 
+    def names(group: Sequence[TrialResult]) -> list[str]:
+        return [*SCORES, *(name for name in MEAN_SCORES if all(name in trial.metrics for trial in group))]
+
     return [
-        Spread(data, method, len(group), {name: spread(group, name) for name in SCORES})
+        Spread(data, method, len(group), {name: spread(group, name) for name in names(group)})
         for (data, method), group in groups.items()
         if len(group) > 1
     ]

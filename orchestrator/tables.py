@@ -88,18 +88,23 @@ def trials_table(trials: Sequence[TrialResult], width: int = WIDE) -> Table:
 
 
 def spreads_table(spreads: Sequence[Spread], width: int = WIDE) -> Table:
-    """Return the table of means and standard deviations over seeds."""
+    """Return the table of means and standard deviations over seeds, with the means over classes where there are any."""
 
-    def score(name: str) -> Callable[[Spread], str]:
-        return lambda spread: " ± ".join(percent(value) for value in spread.scores[name])
+    def score(label: str, name: str, *, wide_only: bool = False) -> Column:
+        def cell(spread: Spread) -> str:
+            return " ± ".join(percent(value) for value in spread.scores.get(name, ()))
 
+        return Column(f"{label} %\nmean ± std", cell, wide_only=wide_only)
+
+    over_classes = any("miou" in spread.scores for spread in spreads)
     columns = [
         Column("Data", lambda spread: spread.data, "left"),
         Column("Method", lambda spread: spread.method, "left"),
         Column("Seeds", lambda spread: str(spread.seeds)),
-        Column("IoU %\nmean ± std", score("iou")),
-        Column("F1 %\nmean ± std", score("f1")),
-        Column("PA %\nmean ± std", score("pa")),
+        *([score("mIoU", "miou"), score("mF1", "mf1")] if over_classes else []),
+        score("IoU", "iou"),
+        score("F1", "f1", wide_only=over_classes),
+        score("PA", "pa", wide_only=over_classes),
     ]
     return plain_table(columns, spreads, width)
 

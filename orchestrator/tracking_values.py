@@ -132,6 +132,7 @@ def result_values(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of a finished trial out of its metrics.json."""
     values = {metric_key("test", name): metrics.get(name) for name in _SCORES}
     values |= {metric_key("test", name): metrics[name] for name in _MEANS if name in metrics}
+    values |= {metric_key("test", f"{name}_std"): value for name, value in metrics.get("std", {}).items()}
     values |= {metric_key("cost", name): metrics.get(name) for name in _COUNTS}
     values |= {metric_key("ranking", name): metrics.get("ranking", {}).get(name) for name in _TAUS}
     for part in ("test", "nothing"):

@@ -7,7 +7,8 @@ Beside what every trial folder holds there are `supernet.safetensors`, `latencie
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,12 @@ def _metrics(context: Context, trial: dict[str, Any], finalists: Sequence[dict[s
         "method": trial["method"],
         "data": trial["name"],
         "seed": context.seed,
-        **_means(winner),
+        **means(winner),
         "test": winner[0]["test"],
         "nothing": winner[0]["nothing"],
         "inherited": winner[0]["inherited"],
         **{name: winner[0][name] for name in (*_COST, "architecture_digest", "classes")},
-        **({"random": _means(drawn) | {name: drawn[0][name] for name in ("inherited", *_COST)}} if drawn else {}),
+        **({"random": means(drawn) | {name: drawn[0][name] for name in ("inherited", *_COST)}} if drawn else {}),
         "ranking": ranking(finalists),
         **({"latency_table": table} if (table := latency_table(context)) else {}),
         "finalists": [{k: v for k, v in f.items() if k not in ("test", "nothing")} for f in finalists],
@@ -82,9 +83,14 @@ def _metrics(context: Context, trial: dict[str, Any], finalists: Sequence[dict[s
     }
 
 
-def _means(retrained: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return the mean test scores of one architecture's retrainings."""
-    return {name: sum(f[name] for f in retrained) / len(retrained) for name in _SCORES}
+def means(retrained: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the mean test scores of one architecture's retrainings, and "std", their sample standard deviations.
+
+    One retraining has no "std".
+    """
+    scores = {name: [float(f[name]) for f in retrained] for name in _SCORES}
+    found: dict[str, Any] = {name: statistics.fmean(values) for name, values in scores.items()}
+    return found | ({"std": {k: statistics.stdev(v) for k, v in scores.items()}} if len(retrained) > 1 else {})
 
 
 def ranking(finalists: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -89,6 +89,9 @@ def test_a_trial_leaves_all_that_is_promised(finished):
     assert [f["role"] for f in metrics["finalists"]] == ["finalist"] * 2 + ["random"] * 2
     assert metrics["miou"] == pytest.approx(sum(f["miou"] for f in metrics["finalists"][:2]) / 2)
     assert 0 <= metrics["iou"] <= 1
+    retrained = [f["miou"] for f in metrics["finalists"]]
+    assert metrics["std"]["miou"] == pytest.approx(abs(retrained[0] - retrained[1]) / 2**0.5)
+    assert metrics["random"]["std"]["miou"] == pytest.approx(abs(retrained[2] - retrained[3]) / 2**0.5)
     generations = [e for e in read_events(folder / "ledger.jsonl") if e["event"] == "generation"]
     assert [(e["strategy"], e["generation"]) for e in generations] == [
         (strategy, k) for strategy in ("evolution", "random") for k in (1, 2, 3)

@@ -101,6 +101,28 @@ def test_several_seeds_are_shown_as_mean_and_spread(tmp_path, finish):
     assert row[:6] == ["A", "asdet", "3", "50.0", "±", "10.0"]
 
 
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_spread_of_the_means_over_classes_is_shown_where_a_method_has_them(tmp_path, finish, width):
+    records = [TrialRecord(f"{d}-s{k}", d, k, "autonad") for d in ("KolektorSDD", "B") for k in (0, 1)]
+    record = RunRecord("r", "autonad", "2026-01-01T00:00:00+00:00", "test", "0", tuple(records))
+    run = create_run(tmp_path / "runs", record, "{}\n", {r.name: {} for r in records})
+    for k, miou in enumerate((0.5, 0.6)):
+        finish(run, f"KolektorSDD-s{k}", miou=miou, mf1=miou + 0.1)
+    # One of them is of another version, without a mean over classes.
+    finish(run, "B-s0", miou=0.5, mf1=0.6)
+    finish(run, "B-s1")
+    both = spreads_over_seeds(result_of(run).trials)
+    text = shown(spreads_table(both, width), width)
+    rest = [] if width == 80 else ["60.0", "±", "0.0", "70.0", "±", "0.0"]
+    assert text.splitlines()[1].split()[:5] == ["mIoU", "%", "mF1", "%", "IoU"]
+    first, second = [line.split() for line in text.splitlines() if "autonad" in line]
+    assert first == ["KolektorSDD", "autonad", "2", *"55.0 ± 7.1 65.0 ± 7.1 50.0 ± 0.0".split(), *rest]
+    assert second == ["B", "autonad", "2", "50.0", "±", "0.0", *rest]
+    plain = shown(spreads_table(both[1:], width), width)
+    assert "mIoU" not in plain
+    assert "PA %" in plain
+
+
 def test_the_list_of_runs(make_run, finish, tmp_path):
     make_run("A", run_id="old", created="2026-01-01T10:20:30+00:00")
     finish(make_run("A", "B", run_id="new", created="2026-02-01T10:20:30+00:00"), "B-s0", iou=0.4)
