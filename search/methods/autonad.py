@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,12 @@ from search.latency_ledger import LatencyLedger
 from search.latency_table import LatencyTable, prior_to_json
 from search.ledger import read_events
 from search.one_shot import sampled_subnet
-from search.population import Generation, Limits, Price, Search, choose, finalists
+from search.population import Generation, Limits, Outcome, Price, Search, choose, finalists
 
 GIGA = 1e9
 LATENCIES = "latencies.jsonl"
 PRIOR = "prior.json"
+TOLD_EVERY_S = 2.0
 
 
 class NothingLegal(InputError):
@@ -123,7 +125,8 @@ def _latency_table(context: Context, space: HybridSpace, latencies: LatencyLedge
     if not wanted:
         return None
     start = time.perf_counter()
-    found = {o.index: o.value for o in latencies.records(list(wanted.values())) if o.value is not None}
+    measured = _told(context, latencies.records(list(wanted.values())), len(wanted))
+    found = {o.index: o.value for o in measured if o.value is not None}
     # In one order, whichever of them were on file: the fit is a sum of floats.
     records = [found[index] for index in sorted(found)]
     table = LatencyTable.fit(records, space, latencies.conditions)
@@ -141,6 +144,17 @@ def _latency_table(context: Context, space: HybridSpace, latencies: LatencyLedge
         mean_ms=sum(r.median_ms for r in records) / len(records),
     )
     return table
+
+
+def _told(context: Context, outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
+    """Yield the outcomes, and say now and then how far measuring is."""
+    told_at = time.monotonic()
+    context.ledger.write("progress", phase="latency", done=0, of=total)
+    for done, outcome in enumerate(outcomes, start=1):
+        yield outcome
+        if done == total or time.monotonic() - told_at >= TOLD_EVERY_S:
+            told_at = time.monotonic()
+            context.ledger.write("progress", phase="latency", done=done, of=total)
 
 
 def _prior(context: Context, table: LatencyTable) -> OperatorPrior:
@@ -262,6 +276,8 @@ def _retrain(
         macs=cost_of(context, best.architecture).macs,
     )
     write_atomically(context.folder / "architecture.json", best.architecture.to_json().encode())
+    retrained = sum((folder / "metrics.json").exists() for folder in folders)
+    context.ledger.write("progress", phase="retrain", done=retrained, of=len(folders))
     done: dict[int, dict[str, Any]] = {}
     for outcome in retrainers.map(folders):
         if outcome.error is not None:

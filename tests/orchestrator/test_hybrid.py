@@ -161,6 +161,25 @@ def test_a_trial_cut_off_anywhere_ends_as_one_that_was_not(tmp_path, data, finis
     assert asked[0] == asked[1]
 
 
+def test_measuring_and_retraining_are_counted_in_the_ledger(tmp_path, data, monkeypatch):
+    monkeypatch.setattr("search.methods.autonad.TOLD_EVERY_S", 0.0)
+    settings = changed(latency={"records": 4}, evolution={"baseline": False})
+    folder = make_trial(tmp_path / "trial", data, settings)
+    retrained = []
+
+    def stop_after_one(event):
+        if event["event"] == "finalist":
+            retrained.append(event)
+            raise Cut
+
+    with pytest.raises(Cut):
+        run_here(folder, stop_after_one)
+    run_here(folder, None)
+    told = [(e["phase"], e["done"], e["of"]) for e in read_events(folder / "ledger.jsonl") if e["event"] == "progress"]
+    measured = [("latency", done, 4) for done in range(5)]
+    assert told == [*measured, ("retrain", 0, 2), *measured, ("retrain", 1, 2)]
+
+
 def test_the_drawings_of_a_trial(tmp_path, data):
     settings = changed(
         latency={"records": 8, "repeats": 1},
