@@ -6,6 +6,7 @@ from typing import Any
 
 from models.hybrid_architecture import HybridArchitecture
 from orchestrator.drawing_hybrid import draw_hybrid
+from orchestrator.drawing_style import ONE_AT_A_TIME
 from orchestrator.ledger_reader import read_ledger
 from orchestrator.runs import read_json
 from orchestrator.tracking_costs import processor_seconds
@@ -68,7 +69,9 @@ def _put(
     store.put_file(run, folder / "metrics.json")
     drawing = folder / "drawings" / "architecture.png"
     space = space_of(Settings.from_dict(trial["settings"]).space)
-    store.put_file(run, draw_hybrid(architecture, drawing, space=space), "drawings")
+    with ONE_AT_A_TIME:
+        draw_hybrid(architecture, drawing, space=space)
+    store.put_file(run, drawing, "drawings")
     for picture in sorted((folder / "pictures").glob("*.png")):
         store.put_file(run, picture, "pictures")
     store.set_status(run, "FINISHED", end)

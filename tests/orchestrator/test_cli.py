@@ -75,6 +75,21 @@ def test_a_search_prints_a_table_and_where_everything_is(run, surfaces):
     assert "retraining" in done.stderr
 
 
+def test_a_trial_is_drawn_without_tracking_too_and_is_done_where_that_fails(run, surfaces, tmp_path, monkeypatch):
+    assert run(*quickly(surfaces / "good"), "--name", "drawn").exit_code == 0
+    drawings = tmp_path / "runs" / "drawn" / "trials" / "good-s0" / "drawings"
+    assert [path.name for path in drawings.iterdir()] == ["curves.png"]
+
+    def broken(events, path):
+        raise ValueError("no font")
+
+    monkeypatch.setattr("orchestrator.drawing.draw_curves", broken)
+    done = run(*quickly(surfaces / "good"), "--name", "plain", "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["trials"][0]["state"] == "done"
+    assert "good-s0: not drawn (ValueError: no font)" in done.stderr
+
+
 def test_json_of_a_search_is_one_object_of_the_promised_form(run, surfaces, tmp_path):
     done = run(*quickly(surfaces / "good"), "--seeds", 2, "--baseline", "random", "--json")
     values = json.loads(done.stdout)
