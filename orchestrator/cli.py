@@ -250,13 +250,15 @@ def show(
             print_result(result)
         print_failures(result)
         return
-    results = api.show_all(runs=runs)
+    listing = api.show_all(runs=runs)
     if json_:
-        print_json({"runs": [run_summary(result) for result in results]})
-    elif results:
+        print_json({"runs": [run_summary(result) for result in listing.results]})
+    elif listing.results:
         console = stdout()
-        console.print(runs_table(results, console.width))
-    else:
+        console.print(runs_table(listing.results, console.width))
+    for reason in listing.damaged:
+        print(f"left out: {reason}", file=sys.stderr)
+    if not (listing.results or listing.damaged or json_):
         print(f"no runs in {runs}; begin one with: defectnas demo", file=sys.stderr)
 
 

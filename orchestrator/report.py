@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.live import finite
 from orchestrator.runs import (
+    BrokenRunError,
     State,
     is_running,
     list_runs,
@@ -84,9 +85,24 @@ def result_of(run: Path) -> RunResult:
     return RunResult(record.id, run, record.created, record.method, tuple(trials))
 
 
-def results_in(runs: Path) -> list[RunResult]:
-    """Return the results of all runs in a folder, newest first."""
-    return [result_of(run) for run in list_runs(runs)]
+@dataclass(frozen=True)
+class Listing:
+    """The results of runs, newest first, and what is wrong with each of those whose files are damaged."""
+
+    results: tuple[RunResult, ...]
+    damaged: tuple[str, ...]
+
+
+def results_in(runs: Path) -> Listing:
+    """Return the results of all runs in a folder."""
+    results, damaged = [], []
+    for run in list_runs(runs):
+        try:
+            results.append(result_of(run))
+        except BrokenRunError as error:
+            damaged.append(str(error))
+    results.sort(key=lambda result: (str(result.created), result.folder.name), reverse=True)
+    return Listing(tuple(results), tuple(damaged))
 
 
 @dataclass(frozen=True)
@@ -133,10 +149,18 @@ def run_summary(result: RunResult) -> dict[str, Any]:
         "data": list(dict.fromkeys(trial.data for trial in result.trials)),
         "states": states_of(result),
         "best_iou": best["iou"],
+        "best_f1": best["f1"],
         "parameters": best["parameters"],
         "macs": best["macs"],
+        "search_seconds": search_seconds_of(result),
         "folder": str(result.folder),
     }
+
+
+def search_seconds_of(result: RunResult) -> float | None:
+    """Return how long the searches of the trials that are done took together, None if none is."""
+    known = [t.metrics["search_seconds"] for t in result.trials if t.metrics.get("search_seconds") is not None]
+    return sum(known) if known else None
 
 
 def states_of(result: RunResult) -> dict[str, int]:

@@ -10,10 +10,13 @@ from rich.text import Text
 
 from orchestrator.candidates import BestCandidate
 from orchestrator.live import duration
-from orchestrator.report import RunResult, Spread, TrialResult, states_of
+from orchestrator.report import RunResult, Spread, TrialResult, search_seconds_of, states_of
 
 WIDE = 100
 """Columns of a terminal from which on tables are shown in full."""
+
+WIDER = 120
+"""The same of the table of runs, whose names are long."""
 
 _COLOURS = {"done": "green", "failed": "red", "running": "cyan", "stopped": "yellow"}
 
@@ -148,29 +151,31 @@ def runs_table(results: Sequence[RunResult], width: int = WIDE) -> Table:
 
     Args:
         results: in the order of the rows.
-        width: columns of the terminal; below `WIDE` the cost is left out.
+        width: columns of the terminal; below `WIDER` the date and the size are left out.
     """
 
     def best(key: str) -> Callable[[RunResult], float | None]:
         return lambda result: result.best.metrics.get(key) if result.best else None
 
-    parameters, macs, iou = best("parameters"), best("macs"), best("iou")
+    parameters, macs, iou, f1 = (best(key) for key in ("parameters", "macs", "iou", "f1"))
     columns = [
         Column("Run", lambda result: result.run, "left"),
-        Column("Created, UTC", lambda result: result.created[:16].replace("T", " "), "left"),
+        Column("Created, UTC", lambda result: result.created[:16].replace("T", " "), "left", wide_only=True),
         Column("Method", lambda result: result.method, "left"),
         Column("Data", lambda result: ", ".join(dict.fromkeys(trial.data for trial in result.trials)), "left"),
         Column("State", _states, "left"),
         Column("Best\nIoU %", lambda result: percent(iou(result))),
+        Column("Its\nF1 %", lambda result: percent(f1(result))),
+        Column("Search\nh:m:s", lambda result: _time(search_seconds_of(result))),
         Column("Param.\nM", lambda result: scaled(parameters(result), 1e6), wide_only=True),
         Column("MACs\nG", lambda result: scaled(macs(result), 1e9), wide_only=True),
     ]
-    return plain_table(columns, results, width)
+    return plain_table(columns, results, width, WIDER)
 
 
-def plain_table(columns: Sequence[Column], rows: Iterable[Any], width: int) -> Table:
-    """Return a table without a frame; below `WIDE` columns some are left out."""
-    shown = [column for column in columns if width >= WIDE or not column.wide_only]
+def plain_table(columns: Sequence[Column], rows: Iterable[Any], width: int, wide: int = WIDE) -> Table:
+    """Return a table without a frame; on a terminal of less than `wide` columns some are left out."""
+    shown = [column for column in columns if width >= wide or not column.wide_only]
     # Without a frame, so that the narrow form fits the 80 columns of a usual terminal.
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     for column in shown:

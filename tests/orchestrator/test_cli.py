@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -240,7 +241,14 @@ def test_show_lists_runs_newest_first_and_one_in_detail(run, surfaces):
     listed = json.loads(run("show", "--json").stdout)["runs"]
     assert {entry["run"] for entry in listed} == {"one", "two"}
     assert next(e for e in listed if e["run"] == "two")["states"] == {"done": 1, "failed": 1}
+    assert (listed[0]["best_f1"], listed[0]["search_seconds"]) == (0.6, 61.0)
     assert "50.0" in run("show").stdout
+    (runs := Path("runs") / "torn").mkdir()
+    (runs / "run.json").write_text("{")
+    done = run("show")
+    assert done.exit_code == 0
+    assert "50.0" in done.stdout
+    assert "left out: runs/torn/run.json: damaged" in done.stderr
     one = json.loads(run("show", "one", "--json").stdout)
     assert (one["run"], one["best_iou"], len(one["trials"])) == ("one", 0.5, 1)
     assert "fails-s0/error.txt" in run("show", "two").stderr

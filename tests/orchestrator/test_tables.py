@@ -123,11 +123,28 @@ def test_the_spread_of_the_means_over_classes_is_shown_where_a_method_has_them(t
     assert "PA %" in plain
 
 
-def test_the_list_of_runs(make_run, finish, tmp_path):
-    make_run("A", run_id="old", created="2026-01-01T10:20:30+00:00")
-    finish(make_run("A", "B", run_id="new", created="2026-02-01T10:20:30+00:00"), "B-s0", iou=0.4)
-    lines = shown(runs_table(results_in(tmp_path / "runs"))).splitlines()
-    new, old = [line.split() for line in lines if "asdet" in line]
-    assert new[:6] == ["new", "2026-02-01", "10:20", "asdet", "A,", "B"]
-    assert new[6:] == ["1", "stopped,", "1", "done", "40.0", "1.000", "2.000"]
-    assert old == ["old", "2026-01-01", "10:20", "asdet", "A", "1", "stopped"]
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_list_of_runs(make_run, finish, tmp_path, width):
+    make_run("KolektorSDD", run_id="20260101-102030-autonad", created="2026-01-01T10:20:30+00:00")
+    run = make_run("A", "B", "C", run_id="new", created="2026-02-01T10:20:30+00:00")
+    finish(run, "B-s0", iou=0.4, f1=0.55, search_seconds=36_000.0)
+    finish(run, "C-s0", iou=0.3, f1=0.65, search_seconds=61.0)
+    text = shown(runs_table(results_in(tmp_path / "runs").results, width), width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    new, old = [line.split() for line in text.splitlines() if "asdet" in line]
+    created = ["2026-02-01", "10:20"] if width == 120 else []
+    assert new[: 1 + len(created)] == ["new", *created]
+    # Of the best trial its F1, and the search time of all.
+    costs = ["40.0", "55.0", "10:01:01", *(["1.000", "2.000"] if width == 120 else [])]
+    assert [cell for cell in new if cell[0].isdigit() and cell not in created][-len(costs) :] == costs
+    assert old[0] == "20260101-102030-autonad"
+
+
+def test_a_damaged_run_is_left_out_of_the_list_and_named(make_run, finish, tmp_path):
+    for name in ("a", "b", "c"):
+        finish(make_run("A", run_id=name, created=f"2026-01-0{ord(name) - 96}T00:00:00+00:00"), "A-s0")
+    (tmp_path / "runs" / "a" / "run.json").write_text('{"id": ')
+    (tmp_path / "runs" / "c" / "trials" / "A-s0" / "metrics.json").write_text("{")
+    found = results_in(tmp_path / "runs")
+    assert [result.run for result in found.results] == ["b"]
+    assert ["/a/run.json: damaged" in found.damaged[0], "A-s0/metrics.json: damaged" in found.damaged[1]] == [True] * 2
