@@ -26,6 +26,7 @@ from orchestrator.cli_output import (
     print_failures,
     print_json,
     print_result,
+    program,
     stdout,
     watch_of,
 )
@@ -76,7 +77,7 @@ class _Group(TyperGroup):
                 raise
             code, text = BAD_INPUT, f"defectnas: the disk is full ({error.filename or 'while writing'})"
         except Stopped as stopped:
-            code, text = INTERRUPTED, f"stopped; go on with: defectnas resume {as_typed(stopped.run)}"
+            code, text = INTERRUPTED, f"stopped; go on with: {program()} resume {as_typed(stopped.run)}"
         except KeyboardInterrupt:
             code, text = INTERRUPTED, "stopped before there was a run"
         print(text, file=sys.stderr)
@@ -259,7 +260,7 @@ def show(
     for reason in listing.damaged:
         print(f"left out: {reason}", file=sys.stderr)
     if not (listing.results or listing.damaged or json_):
-        print(f"no runs in {runs}; begin one with: defectnas demo", file=sys.stderr)
+        print(f"no runs in {runs}; begin one with: {program()} demo", file=sys.stderr)
 
 
 @app.command()

@@ -72,8 +72,26 @@ def test_a_search_prints_a_table_and_where_everything_is(run, surfaces):
     assert done.exit_code == 0, done.stderr
     assert "50.0" in done.stdout
     assert f"run folder  {surfaces.__class__('runs/mine').resolve()}" in done.stdout
-    assert "defectnas ui" in done.stdout
+    assert "MLflow" not in done.stdout
     assert "retraining" in done.stderr
+
+
+@pytest.mark.parametrize(("depth", "program"), [(None, "defectnas"), ("1", "uv run defectnas")])
+def test_where_to_look_at_a_tracked_run_is_said_as_it_can_be_typed(
+    run, surfaces, tmp_path, monkeypatch, depth, program
+):
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    if depth:
+        monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", depth)
+    assert f"begin one with: {program} demo" in run("show").stderr
+    run(*quickly(surfaces / "good"), "--name", "mine")
+    config = tmp_path / "runs" / "mine" / "config.yaml"
+    # Nothing is left to do, so that no store is needed for it.
+    tracked = config.read_text().replace("enabled: false", "enabled: true")
+    config.write_text(tracked)
+    assert f"\nMLflow UI   {program} ui\n" in run("resume", "mine").stdout
+    config.write_text(tracked.replace("uri: ''\n  experiment", "uri: http://host:5000\n  experiment"))
+    assert "\nMLflow at   http://host:5000\n" in run("resume", "mine").stdout
 
 
 def test_a_trial_is_drawn_without_tracking_too_and_is_done_where_that_fails(run, surfaces, tmp_path, monkeypatch):
