@@ -21,7 +21,7 @@ from orchestrator.live import Watch
 from orchestrator.pipeline import launch_of, launch_run, override, run_trials
 from orchestrator.pipeline import tracking_uri as resolved_tracking_uri
 from orchestrator.profiles import resolve_address
-from orchestrator.report import RunResult, result_of, results_in
+from orchestrator.report import Listing, RunResult, result_of, results_in
 from orchestrator.runs import RunNotFoundError, RunRecord, find_run, read_run
 from orchestrator.schema import model_of
 from orchestrator.storage import is_uri
@@ -333,12 +333,8 @@ def compare(
     return comparison
 
 
-def show_all(*, runs: Path = RUNS) -> list[RunResult]:
-    """Return all runs, newest first.
-
-    Raises:
-        BrokenRunError: the files of one are damaged.
-    """
+def show_all(*, runs: Path = RUNS) -> Listing:
+    """Return all runs, newest first, and what is wrong with those whose files are damaged."""
     return results_in(runs)
 
 

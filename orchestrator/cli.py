@@ -24,6 +24,7 @@ from orchestrator.cli_output import (
     print_failures,
     print_json,
     print_result,
+    program,
     stdout,
     watch_of,
 )
@@ -84,7 +85,7 @@ class _Group(TyperGroup):
         except OSError as error:
             code, text = BAD_INPUT, f"defectnas: {_unusable(error)}"
         except Stopped as stopped:
-            code, text = INTERRUPTED, f"stopped; go on with: defectnas resume {as_typed(stopped.run)}"
+            code, text = INTERRUPTED, f"stopped; go on with: {program()} resume {as_typed(stopped.run)}"
         except KeyboardInterrupt:
             code, text = INTERRUPTED, "stopped before there was a run"
         print(text, file=sys.stderr)
@@ -276,14 +277,16 @@ def show(
             print_result(result)
         print_failures(result)
         return
-    results = api.show_all(runs=runs)
+    listing = api.show_all(runs=runs)
     if json_:
-        print_json({"runs": [run_summary(result) for result in results]})
-    elif results:
+        print_json({"runs": [run_summary(result) for result in listing.results]})
+    elif listing.results:
         console = stdout()
-        console.print(runs_table(results, console.width))
-    else:
-        print(f"no runs in {runs}; begin one with: defectnas demo", file=sys.stderr)
+        console.print(runs_table(listing.results, console.width))
+    for reason in listing.damaged:
+        print(f"left out: {reason}", file=sys.stderr)
+    if not (listing.results or listing.damaged or json_):
+        print(f"no runs in {runs}; begin one with: {program()} demo", file=sys.stderr)
 
 
 @app.command()

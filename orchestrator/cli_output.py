@@ -1,6 +1,7 @@
 """What all commands share: how a launch is watched, results are printed, and a command ends."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.text import Text
+
+from search.secret_texts import without_secrets
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit codes: a trial, or something outside of this program, failed; the input is of no use; stopped by a signal."""
@@ -28,23 +31,35 @@ def end(result: Any, json_: bool) -> None:
         print_json(result.to_dict())
     else:
         print_result(result)
-        stdout().print(
-            Text(f"run folder  {result.folder}\nMLflow UI   defectnas ui{runs_flag(result.folder.parent)}"),
-            soft_wrap=True,
-        )
+        told = [f"run folder  {result.folder}", *_tracked_at(result.folder)]
+        stdout().print(Text("\n".join(told)), soft_wrap=True)
     if result.failed:
         raise typer.Exit(print_failures(result))
+
+
+def _tracked_at(run: Path) -> list[str]:
+    """Return the line that says where a run can be looked at in MLflow, none where it is not tracked."""
+    from orchestrator.pipeline import launch_of
+
+    tracking = launch_of(run).tracking
+    if not tracking.enabled:
+        return []
+    if tracking.uri:
+        return [f"MLflow at   {without_secrets(tracking.uri)}"]
+    return [f"MLflow UI   {program()} ui{runs_flag(run.parent)}"]
 
 
 def print_result(result: Any) -> None:
     """Print the trials of a run, and over the seeds of a data set."""
     from orchestrator.report import spreads_over_seeds
-    from orchestrator.tables import spreads_table, trials_table
+    from orchestrator.tables import latency_notes, spreads_table, trials_table
 
     console = stdout()
     console.print(trials_table(result.trials, console.width))
     if spreads := spreads_over_seeds(result.trials):
         console.print(spreads_table(spreads, console.width))
+    for note in latency_notes(result.trials):
+        console.print(Text(note), soft_wrap=True)
 
 
 def print_failures(result: Any) -> int:
@@ -68,6 +83,11 @@ def stdout() -> Console:
     console = Console(highlight=False)
     # A file or pipe has no width; 80 columns would break the table.
     return console if console.is_terminal else Console(highlight=False, width=140)
+
+
+def program() -> str:
+    """Return how this program is called: `uv run` leaves the PATH of who types as it is."""
+    return "uv run defectnas" if "UV_RUN_RECURSION_DEPTH" in os.environ else "defectnas"
 
 
 def command_line() -> str:

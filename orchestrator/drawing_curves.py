@@ -7,8 +7,10 @@ from typing import Any
 
 from models.architecture import CELL_KINDS, OPERATOR_NAMES
 from orchestrator.drawing_style import FAINT, INK, new_figure, write_png
+from search.hybrid_settings import probe_names
 
 TRAINING, ALPHAS, SCORE = "#2563c9", "#c96a08", "#16803c"
+PROBES = {"smallest": "#63c084", "largest": SCORE}
 KIND_COLOURS = {"normal": TRAINING, "reduction": ALPHAS}
 OPERATOR_COLOURS = {
     "zero": "#c9cdd3",
@@ -25,11 +27,14 @@ OPERATOR_COLOURS = {
 }
 """One hue per family of operators, darker with the kernel."""
 
+PHASES = ("search", "supernet", "retrain")
+"""Whose epochs are drawn."""
+
 Event = Mapping[str, Any]
 
 
 def draw_curves(events: Sequence[Event], path: Path) -> Path:
-    """Draw loss, training IoU, entropy and operator shares of a trial; return the path.
+    """Draw loss, training IoU, entropy, operator shares and scores of probe subnets of a trial; return the path.
 
     Panels without data (a trial that has only begun, or that does not search) are left out.
 
@@ -40,15 +45,17 @@ def draw_curves(events: Sequence[Event], path: Path) -> Path:
     Raises:
         ValueError: events has no "epoch" event.
     """
-    search, retrain = epochs_of(events, "search"), epochs_of(events, "retrain")
-    panels: list[Any] = []
+    search, supernet, retrain = (epochs_of(events, phase) for phase in PHASES)
+    panels: list[tuple[Any, list[Event]]] = []
     if search:
-        panels.append(_draw_search_loss)
+        panels.append((_draw_search_loss, search))
     if search and search[-1].get("entropy"):
         shares = [_share_drawer(kind) for kind in CELL_KINDS if kind in search[-1]["share"]]
-        panels += [_draw_entropy, *shares]
+        panels += [(draw, search) for draw in (_draw_entropy, *shares)]
+    if supernet:
+        panels.append((_draw_supernet, supernet))
     if retrain:
-        panels.append(_draw_retraining)
+        panels.append((_draw_retraining, retrain))
     if not panels:
         raise ValueError("nothing to draw: no event 'epoch' among the events")
     rows = (len(panels) + 1) // 2 if len(panels) > 1 else 1
@@ -56,11 +63,10 @@ def draw_curves(events: Sequence[Event], path: Path) -> Path:
     figure = new_figure(6.2 * columns, 3.0 * rows + 0.1)
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
     grid = figure.add_gridspec(rows, columns)
-    for index, draw in enumerate(panels):
+    for index, (draw, epochs) in enumerate(panels):
         row, column = divmod(index, columns)
         alone = index == len(panels) - 1 and column == 0
         axes = figure.add_subplot(grid[row, :] if alone else grid[row, column])
-        epochs = retrain if draw is _draw_retraining else search
         axes.set_xlim(epochs[0]["step"] - 0.5, epochs[-1]["step"] + 0.5)
         draw(axes, epochs)
     return write_png(figure, path)
@@ -86,18 +92,39 @@ def _draw_retraining(axes: Any, epochs: Sequence[Event]) -> None:
     _add_score(axes, epochs)
 
 
+def _draw_supernet(axes: Any, epochs: Sequence[Event]) -> None:
+    """Draw the loss and, after AutoNAD Fig. 6, what fixed subnets score with the shared weights as they are."""
+    _dress(axes, "Supernet", "epoch", "loss")
+    _line(axes, epochs, "loss", TRAINING, "loss")
+    _start_at_zero(axes)
+    probed = [e for e in epochs if e.get("probes")]
+    if not probed:
+        return
+    right = _add_scale(axes, "mIoU of the probes")
+    # The extremes last, so that they lie above the random ones.
+    for index, name in reversed(list(enumerate(probe_names(len(probed[0]["probes"]) - 2)))):
+        label = name if name in PROBES else "random" if index == 2 else "_"
+        _plot(right, [(e, e["probes"][index]["miou"]) for e in probed], PROBES.get(name, FAINT), label)
+    _legend(right, _labelled(axes, right))
+
+
 def _add_score(axes: Any, epochs: Sequence[Event]) -> None:
     """Add the training IoU on a scale of its own at the right."""
+    right = _add_scale(axes, "training IoU")
+    _line(right, epochs, "iou", SCORE, "training IoU")
+    _start_at_zero(axes)
+    _legend(right, _labelled(axes, right))
+
+
+def _add_scale(axes: Any, label: str) -> Any:
+    """Return axes over the same epochs with a scale from 0 to 1 at the right."""
     right = axes.twinx()
     right.set_ylim(0, 1)
-    right.set_ylabel("training IoU", color=SCORE, fontsize=9)
+    right.set_ylabel(label, color=SCORE, fontsize=9)
     right.tick_params(colors=SCORE, labelsize=8, length=0)
     for side in ("top", "left", "bottom", "right"):
         right.spines[side].set_visible(False)
-    _line(right, epochs, "iou", SCORE, "training IoU")
-    handles = [line for line in (*axes.get_lines(), *right.get_lines()) if line.get_label()[0] != "_"]
-    _start_at_zero(axes)
-    _legend(right, handles)
+    return right
 
 
 def _draw_entropy(axes: Any, epochs: Sequence[Event]) -> None:
@@ -106,7 +133,7 @@ def _draw_entropy(axes: Any, epochs: Sequence[Event]) -> None:
     for kind, colour in KIND_COLOURS.items():
         _plot(axes, [(e, e["entropy"].get(kind)) for e in epochs], colour, f"{kind} cell")
     _start_at_zero(axes)
-    _legend(axes, [line for line in axes.get_lines() if line.get_label()[0] != "_"])
+    _legend(axes, _labelled(axes))
 
 
 def _share_drawer(kind: str) -> Any:
@@ -152,6 +179,10 @@ def _plot(axes: Any, values: Sequence[tuple[Event, float | None]], colour: str, 
 def _start_at_zero(axes: Any) -> None:
     top = axes.dataLim.y1
     axes.set_ylim(0, top * 1.06 if math.isfinite(top) and top > 0 else 1)
+
+
+def _labelled(*axes: Any) -> list[Any]:
+    return [line for one in axes for line in one.get_lines() if line.get_label()[0] != "_"]
 
 
 def _legend(axes: Any, handles: Sequence[Any]) -> None:

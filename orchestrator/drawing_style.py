@@ -5,6 +5,7 @@ matplotlib is imported when something is drawn, because the command line must st
 """
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "zero": ("#a9afb8", ("zero",)),
 }
 """Family of operators: its colour and its members."""
+
+ONE_AT_A_TIME = threading.RLock()
+"""Held while a trial is drawn: matplotlib is not made for several threads, and a tracker draws beside the trials."""
 
 INK = "#1f2430"
 """Colour of text and outlines."""

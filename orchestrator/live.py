@@ -24,13 +24,14 @@ _COLOURS = {
     "waiting": "dim",
     "search": "cyan",
     "supernet": "cyan",
+    "latency": "yellow",
     "evolve": "yellow",
     "retrain": "blue",
     "test": "magenta",
     "done": "green",
     "failed": "red",
 }
-_GOING = ("search", "supernet", "evolve", "retrain", "test")
+_GOING = ("search", "supernet", "latency", "evolve", "retrain", "test")
 _FIRST_SHOWN = ("failed", *_GOING, "waiting", "done")
 _LINES_BESIDE_ROWS = 8
 
@@ -93,9 +94,11 @@ class Watch:
         after = self._progress[name] = advance(before, event, time.time())
         if self._mode == "json-lines":
             self._json({"trial": name, **event})
-        elif self._mode == "lines" and (text := _turn(before, after, event)):
+        elif self._mode == "lines" and (text := _trouble(event) or _turn(before, after, event)):
             elapsed = duration(time.time() - self._began)
             self.console.print(Text(f"[{elapsed:>8}] {name}: {text}"))
+        elif self._mode == "table" and (text := _trouble(event)):
+            self.note(f"{name}: {text}")
 
     def table(self) -> Group:
         """Return the table of all trials as they are now."""
@@ -171,6 +174,25 @@ def _cells(trial: Trial, progress: Standing, now: float) -> tuple[str | Text, ..
     )
 
 
+_COUNTED = {"latency": "subnets whose latency is measured", "retrain": "subnets retrained"}
+
+
+def _quarter(standing: Standing) -> int:
+    return 4 * standing.epoch // standing.epochs if standing.epochs else 0
+
+
+def _trouble(event: Mapping[str, Any]) -> str | None:
+    """Return what to say, also beside a table, where something went wrong that the trial goes on after."""
+    match event["event"]:
+        case "quarantined":
+            return f"candidate {event['digest'][:8]} left out: {event['error']}"
+        case "latency_failed":
+            return f"latency of subnet {event['architecture_digest'][:8]} left out: {event['error']}"
+        case "checkpoint_damaged":
+            return f"checkpoint {event['text']}; gone on from the one before, of step {event['used']}"
+    return None
+
+
 def _turn(before: Standing, after: Standing, event: Mapping[str, Any]) -> str | None:
     """Return what to say where a trial enters another stage or phase; None where it only goes on."""
     match event["event"]:
@@ -182,12 +204,15 @@ def _turn(before: Standing, after: Standing, event: Mapping[str, Any]) -> str | 
             return f"{said}; " + (
                 "too few to tell how far the table is off" if off is None else f"the table is off by {off:.1f} ms"
             )
+        case "chosen" if event["table_tau"] is not None:
+            tau = f"Kendall's tau {event['table_tau']:.2f} over {event['table_tau_over']} candidates"
+            return f"the latency table against measurement: {tau}"
         case "generation":
             best = "none feasible" if event["miou"] is None else f"best mIoU {100 * event['miou']:.1f} %"
             said = f"{event['strategy']}, generation {event['generation']}/{event['generations']}"
             return f"{said}: {event['scored']} of {event['candidates']} scored, {best}"
-        case "quarantined":
-            return f"candidate {event['digest'][:8]} left out: {event['error']}"
+        case "progress" if after.phase != before.phase or _quarter(after) > _quarter(before):
+            return f"{_COUNTED[event['phase']]}: {event['done']} of {event['of']}"
         case "finalist":
             return f"finalist {event['done']}/{event['of']}: test mIoU {100 * event['miou']:.1f} %"
         case "architecture":

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from orchestrator.attempt import RUN_HYBRID, RUN_TRIAL, run_here
+from orchestrator.attempt import RUN_HYBRID, RUN_TRIAL, Listener, run_here
 from orchestrator.config import file_layer, resolve
 from orchestrator.files import write_json
 from orchestrator.interrupts import interruptible
@@ -192,7 +192,7 @@ def _run(
     retries = launch.resources.retries
     if not launch.cluster.ray:
         _fix_threads(run, names, spare(_own_cpus()))
-        run_here(run, names, watch.event, retries=retries, function=function)
+        run_here(run, names, _drawn_at_its_end(run, watch), retries=retries, function=function)
         return
     # Ray and Tune print; standard output is the result's.
     with redirect_stdout(io.StringIO()):
@@ -217,9 +217,28 @@ def _run(
                     resources = share_out(asked, len(names), cpus=cluster.cpus, gpus=cluster.gpus, **nodes)
                     _fix_threads(run, names, max(1, resources.cpus // asked.workers))
                 watch.note(_placed(resources, cluster.address))
-                run_fleet(run, names, resources, watch.event, retries=retries, function=function, near=near)
+                on_event = _drawn_at_its_end(run, watch)
+                run_fleet(run, names, resources, on_event, retries=retries, function=function, near=near)
         except ClusterUnreachableError as error:
             raise ClusterError(str(error)) from error
+
+
+def _drawn_at_its_end(run: Path, watch: Watch) -> Listener:
+    """Return a listener that shows each event and draws each trial that is done, tracked or not."""
+
+    def on_event(name: str, event: Mapping[str, Any]) -> None:
+        watch.event(name, event)
+        if event["event"] != "finished":
+            return
+        from orchestrator.drawing import draw_trial
+
+        try:
+            draw_trial(trial_folder(run, name))
+        except Exception as error:
+            # The result is there; that it has no pictures must not end the other trials.
+            watch.note(f"{name}: not drawn ({type(error).__name__}: {error})")
+
+    return on_event
 
 
 def _check_cluster(launch: Launch) -> None:

@@ -20,9 +20,10 @@ class Standing:
 
     Attributes:
         costs: expected cost of every epoch, search then retraining, in units of a bare weight epoch.
-        phase: waiting, search, supernet, evolve, retrain, test, done or failed.
+        phase: waiting, search, supernet, latency, evolve, retrain, test, done or failed.
         stage: stage of the search from 1, of `stages`; 0 outside of it.
-        epoch: epochs done of this stage or of the retraining, of `epochs`.
+        epoch: epochs done of this stage or of the retraining, of `epochs`; with AutoNAD also subnets measured,
+            generations, subnets retrained.
         loss: training loss of the last epoch.
         iou: training IoU of the last epoch, or the test IoU of a trial that is done; in [0, 1].
         started: unix time of the first event seen, in seconds.
@@ -79,6 +80,14 @@ def advance(standing: Standing, event: Mapping[str, Any], now: float) -> Standin
         case "generation":
             found = {"epoch": event["generation"], "epochs": event["generations"], "iou": event["miou"], "loss": None}
             return replace(standing, phase="evolve", done=len(standing.costs) - 1, **found)
+        case "progress":
+            # Of these nothing is known that a remaining time could be told from.
+            counted = {"epoch": event["done"], "epochs": event["of"], "loss": None, "iou": None, "rate": None}
+            standing = replace(standing, phase=event["phase"], stage=0, **counted)
+            measured = event["phase"] == "latency" and event["done"] == event["of"]
+            return replace(standing, phase="evolve", epoch=0, epochs=0) if measured else standing
+        case "finalist":
+            return replace(standing, phase="retrain", epoch=event["done"], epochs=event["of"], iou=event["miou"])
         case "architecture":
             return replace(standing, phase="retrain", stage=0, epoch=0, epochs=0, loss=None, iou=None)
         case "finished":

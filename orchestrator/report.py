@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.live import finite
 from orchestrator.runs import (
     FAILURE,
+    BrokenRunError,
     State,
     is_running,
     list_runs,
@@ -20,6 +21,8 @@ from orchestrator.runs import (
 )
 
 SCORES = ("iou", "f1", "pa")
+MEAN_SCORES = ("miou", "mf1")
+"""Over the classes, the background among them; of trials that have them."""
 _RESULT_KEYS = (*SCORES, "parameters", "macs", "search_seconds", "retrain_seconds")
 
 
@@ -95,14 +98,32 @@ def result_of(run: Path) -> RunResult:
     return RunResult(record.id, run, record.created, record.method, tuple(trials))
 
 
-def results_in(runs: Path) -> list[RunResult]:
-    """Return the results of all runs in a folder, newest first."""
-    return [result_of(run) for run in list_runs(runs)]
+@dataclass(frozen=True)
+class Listing:
+    """The results of runs, newest first, and what is wrong with each of those whose files are damaged."""
+
+    results: tuple[RunResult, ...]
+    damaged: tuple[str, ...]
+
+
+def results_in(runs: Path) -> Listing:
+    """Return the results of all runs in a folder."""
+    results, damaged = [], []
+    for run in list_runs(runs):
+        try:
+            results.append(result_of(run))
+        except BrokenRunError as error:
+            damaged.append(str(error))
+    results.sort(key=lambda result: (str(result.created), result.folder.name), reverse=True)
+    return Listing(tuple(results), tuple(damaged))
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Scores of one method on one data set over several seeds: (mean, sample standard deviation) by score."""
+    """Scores of one method on one data set over several seeds: (mean, sample standard deviation) by score.
+
+    Of `MEAN_SCORES` those that every trial has.
+    """
 
     data: str
     method: str
@@ -121,8 +142,11 @@ def spreads_over_seeds(trials: Sequence[TrialResult]) -> list[Spread]:
         values = [trial.metrics[name] for trial in group]
         return statistics.mean(values), statistics.stdev(values)
 
+    def names(group: Sequence[TrialResult]) -> list[str]:
+        return [*SCORES, *(name for name in MEAN_SCORES if all(name in trial.metrics for trial in group))]
+
     return [
-        Spread(data, method, len(group), {name: spread(group, name) for name in SCORES})
+        Spread(data, method, len(group), {name: spread(group, name) for name in names(group)})
         for (data, method), group in groups.items()
         if len(group) > 1
     ]
@@ -138,10 +162,18 @@ def run_summary(result: RunResult) -> dict[str, Any]:
         "data": list(dict.fromkeys(trial.data for trial in result.trials)),
         "states": states_of(result),
         "best_iou": best["iou"],
+        "best_f1": best["f1"],
         "parameters": best["parameters"],
         "macs": best["macs"],
+        "search_seconds": search_seconds_of(result),
         "folder": str(result.folder),
     }
+
+
+def search_seconds_of(result: RunResult) -> float | None:
+    """Return how long the searches of the trials that are done took together, None if none is."""
+    known = [t.metrics["search_seconds"] for t in result.trials if t.metrics.get("search_seconds") is not None]
+    return sum(known) if known else None
 
 
 def states_of(result: RunResult) -> dict[str, int]:

@@ -171,11 +171,11 @@ def read_json(path: Path) -> Any:
 
 
 def list_runs(runs: Path) -> list[Path]:
-    """Return the run folders in `runs`, newest first."""
+    """Return the run folders in `runs` by name; what is in them may be damaged."""
     if not runs.is_dir():
         return []
     found = [folder for folder in runs.iterdir() if not folder.name.startswith(".") and (folder / "run.json").is_file()]
-    return sorted(found, key=lambda folder: (read_run(folder).created, folder.name), reverse=True)
+    return sorted(found, key=lambda folder: folder.name)
 
 
 def find_run(name: str, runs: Path) -> Path:

@@ -10,10 +10,13 @@ from rich.text import Text
 
 from orchestrator.candidates import BestCandidate
 from orchestrator.live import duration
-from orchestrator.report import RunResult, Spread, TrialResult, states_of
+from orchestrator.report import RunResult, Spread, TrialResult, search_seconds_of, states_of
 
 WIDE = 100
 """Columns of a terminal from which on tables are shown in full."""
+
+WIDER = 120
+"""The same of the table of runs, whose names are long."""
 
 _COLOURS = {"done": "green", "failed": "red", "running": "cyan", "stopped": "yellow"}
 
@@ -88,20 +91,41 @@ def trials_table(trials: Sequence[TrialResult], width: int = WIDE) -> Table:
 
 
 def spreads_table(spreads: Sequence[Spread], width: int = WIDE) -> Table:
-    """Return the table of means and standard deviations over seeds."""
+    """Return the table of means and standard deviations over seeds, with the means over classes where there are any."""
 
-    def score(name: str) -> Callable[[Spread], str]:
-        return lambda spread: " ± ".join(percent(value) for value in spread.scores[name])
+    def score(label: str, name: str, *, wide_only: bool = False) -> Column:
+        def cell(spread: Spread) -> str:
+            return " ± ".join(percent(value) for value in spread.scores.get(name, ()))
 
+        return Column(f"{label} %\nmean ± std", cell, wide_only=wide_only)
+
+    over_classes = any("miou" in spread.scores for spread in spreads)
     columns = [
         Column("Data", lambda spread: spread.data, "left"),
         Column("Method", lambda spread: spread.method, "left"),
         Column("Seeds", lambda spread: str(spread.seeds)),
-        Column("IoU %\nmean ± std", score("iou")),
-        Column("F1 %\nmean ± std", score("f1")),
-        Column("PA %\nmean ± std", score("pa")),
+        *([score("mIoU", "miou"), score("mF1", "mf1")] if over_classes else []),
+        score("IoU", "iou"),
+        score("F1", "f1", wide_only=over_classes),
+        score("PA", "pa", wide_only=over_classes),
     ]
     return plain_table(columns, spreads, width)
+
+
+def latency_notes(trials: Sequence[TrialResult]) -> list[str]:
+    """Return for each trial that has a latency table a line about how well it predicts."""
+    notes = []
+    for trial in trials:
+        if table := trial.metrics.get("latency_table"):
+            told = [] if table["tau"] is None else [f"Kendall's tau {table['tau']:.2f} over {table['over']} others"]
+            if table["residual_ms"] is not None:
+                told.append(f"{table['residual_ms']:.2g} ms left unexplained")
+            if told:
+                head = (
+                    f"{trial.data}, seed {trial.seed}: latency table of {table['records']} subnets against measurement"
+                )
+                notes.append(f"{head}: {', '.join(told)}")
+    return notes
 
 
 def candidates_table(found: Sequence[BestCandidate], width: int = WIDE) -> Table:
@@ -127,29 +151,31 @@ def runs_table(results: Sequence[RunResult], width: int = WIDE) -> Table:
 
     Args:
         results: in the order of the rows.
-        width: columns of the terminal; below `WIDE` the cost is left out.
+        width: columns of the terminal; below `WIDER` the date and the size are left out.
     """
 
     def best(key: str) -> Callable[[RunResult], float | None]:
         return lambda result: result.best.metrics.get(key) if result.best else None
 
-    parameters, macs, iou = best("parameters"), best("macs"), best("iou")
+    parameters, macs, iou, f1 = (best(key) for key in ("parameters", "macs", "iou", "f1"))
     columns = [
         Column("Run", lambda result: result.run, "left"),
-        Column("Created, UTC", lambda result: result.created[:16].replace("T", " "), "left"),
+        Column("Created, UTC", lambda result: result.created[:16].replace("T", " "), "left", wide_only=True),
         Column("Method", lambda result: result.method, "left"),
         Column("Data", lambda result: ", ".join(dict.fromkeys(trial.data for trial in result.trials)), "left"),
         Column("State", _states, "left"),
         Column("Best\nIoU %", lambda result: percent(iou(result))),
+        Column("Its\nF1 %", lambda result: percent(f1(result))),
+        Column("Search\nh:m:s", lambda result: _time(search_seconds_of(result))),
         Column("Param.\nM", lambda result: scaled(parameters(result), 1e6), wide_only=True),
         Column("MACs\nG", lambda result: scaled(macs(result), 1e9), wide_only=True),
     ]
-    return plain_table(columns, results, width)
+    return plain_table(columns, results, width, WIDER)
 
 
-def plain_table(columns: Sequence[Column], rows: Iterable[Any], width: int) -> Table:
-    """Return a table without a frame; below `WIDE` columns some are left out."""
-    shown = [column for column in columns if width >= WIDE or not column.wide_only]
+def plain_table(columns: Sequence[Column], rows: Iterable[Any], width: int, wide: int = WIDE) -> Table:
+    """Return a table without a frame; on a terminal of less than `wide` columns some are left out."""
+    shown = [column for column in columns if width >= wide or not column.wide_only]
     # Without a frame, so that the narrow form fits the 80 columns of a usual terminal.
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     for column in shown:

@@ -6,8 +6,10 @@ from typing import Any
 
 from models.hybrid_architecture import HybridArchitecture
 from orchestrator.drawing_hybrid import draw_hybrid
+from orchestrator.drawing_style import ONE_AT_A_TIME
 from orchestrator.ledger_reader import read_ledger
 from orchestrator.runs import read_json
+from orchestrator.tracking_costs import processor_seconds
 from orchestrator.tracking_store import FINALIST_TAG, PARENT_TAG, Store
 from orchestrator.tracking_values import epoch_points, flat_texts, points_at, result_values, time_ms
 from search.hybrid_settings import space_of
@@ -51,11 +53,13 @@ def _put(
     chosen = {"data_set": trial["name"], "method": trial["method"], "seed": trial["settings"]["seed"], "role": role}
     store.log(run, params=flat_texts({**chosen, "retrain_seed": metrics["seed"]}))
     points = [point for event in events if event["event"] == "epoch" for point in epoch_points(event)]
+    processors = processor_seconds([(metrics.get("device"), metrics["retrain_seconds"])], metrics)
     values = result_values(metrics) | {
         "inherited/miou": float(metrics["inherited"]["miou"]),
         "inherited/mf1": float(metrics["inherited"]["mf1"]),
         "validation/miou": float(metrics["validation_miou"]),
         "cost/retrain_seconds": float(metrics["retrain_seconds"]),
+        **{f"cost/retrain_{unit}": amount for unit, amount in processors.items()},
     }
     # A store takes a thousand values at once.
     for first in range(0, len(points), 900):
@@ -65,7 +69,9 @@ def _put(
     store.put_file(run, folder / "metrics.json")
     drawing = folder / "drawings" / "architecture.png"
     space = space_of(Settings.from_dict(trial["settings"]).space)
-    store.put_file(run, draw_hybrid(architecture, drawing, space=space), "drawings")
+    with ONE_AT_A_TIME:
+        draw_hybrid(architecture, drawing, space=space)
+    store.put_file(run, drawing, "drawings")
     for picture in sorted((folder / "pictures").glob("*.png")):
         store.put_file(run, picture, "pictures")
     store.set_status(run, "FINISHED", end)

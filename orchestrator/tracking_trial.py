@@ -1,27 +1,26 @@
 """Following one trial: what is new in its folder goes to its run in the store, once."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.drawing import draw_trial
 from orchestrator.ledger_reader import LedgerTail, read_ledger
 from orchestrator.runs import State, TrialRecord, read_json, trial_state
+from orchestrator.tracking_costs import cost_values, hybrid_cost_values, processor_seconds_of, stage_seconds
 from orchestrator.tracking_finalists import put_finalists
 from orchestrator.tracking_store import TRIAL_TAG, Store, StoredRun
 from orchestrator.tracking_values import (
     Point,
     Sent,
-    cost_values,
     environment_tags,
     epoch_points,
     flat_texts,
     generation_points,
-    metric_key,
+    latency_points,
     points_at,
     result_values,
-    stage_seconds,
     time_ms,
 )
 from search.secret_texts import without_secrets
@@ -98,7 +97,7 @@ class TrialFollower:
             if not reading.events and state in ("running", "stopped"):
                 return
             self._begin(reading.events)
-        for portion in _portions(reading.events):
+        for portion in _portions(reading.events, self._points):
             self._send(portion)
         if STATUS[state] != self._status:
             self._conclude(state)
@@ -155,10 +154,10 @@ class TrialFollower:
         if event["event"] == "epoch":
             return epoch_points(event)
         if event["event"] == "generation":
-            return generation_points(event)
-        if event["event"] == "latency":
-            values = {metric_key("latency", name): float(event[name]) for name in ("records", "mean_ms")}
-            return points_at(values, time_ms(event))
+            return generation_points(event, processor_seconds_of(event, self._started))
+        # A random search beside the search goes by no table, and its choice says nothing of one.
+        if event["event"] == "latency" or (event["event"] == "chosen" and event.get("table_tau") is not None):
+            return latency_points(event)
         if event["event"] == "finished":
             test_s = event.get("seconds", {}).get("test")
             return points_at(cost_values([], {"test": test_s}, self._started), time_ms(event))
@@ -206,8 +205,7 @@ class TrialFollower:
 
     def _put_results(self, run: str) -> None:
         metrics = self.metrics() or {}
-        others = {phase: metrics.get(f"{phase}_seconds") for phase in ("search", "retrain")}
-        costs = cost_values(metrics.get("stage_seconds") or [], others, self._started)
+        costs = self._costs(metrics.get("stage_seconds") or [], metrics)
         for name in _RESULT_FILES:
             if (self.folder / name).is_file():
                 self._store.put_file(run, self.folder / name)
@@ -224,8 +222,16 @@ class TrialFollower:
     def _put_costs_so_far(self, run: str) -> None:
         events = read_ledger(self.folder / "ledger.jsonl")
         if events:
-            costs = cost_values(stage_seconds(events), {}, self._started)
+            costs = self._costs(stage_seconds(events), {})
             self._store.log(run, points=points_at(costs, time_ms(events[-1])))
+
+    def _costs(self, stages: Sequence[float], metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Return what the trial took: its search stages, and the whole phases that metrics.json knows."""
+        others = {phase: metrics.get(f"{phase}_seconds") for phase in ("search", "retrain")}
+        if self.record.method != "autonad":
+            return cost_values(stages, others, self._started)
+        whole = {f"cost/{phase}_seconds": float(s) for phase, s in others.items() if s is not None}
+        return hybrid_cost_values(read_ledger(self.folder / "ledger.jsonl")) | whole
 
 
 _RESULT_FILES = (
@@ -234,15 +240,18 @@ _RESULT_FILES = (
     "candidates.parquet",
     "random.parquet",
     "latency_table.json",
+    "prior.json",
     "latencies.jsonl",
 )
 
 
-def _portions(events: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
+def _portions(
+    events: Sequence[dict[str, Any]], points_of: Callable[[Mapping[str, Any]], Sequence[Point]]
+) -> Iterator[Sequence[dict[str, Any]]]:
     """Yield the events in order, in portions that one batch of points can hold."""
     first, points = 0, 0
     for index, event in enumerate(events):
-        more = len(epoch_points(event)) if event["event"] == "epoch" else 0
+        more = len(points_of(event))
         if points + more > _BATCH_POINTS:
             yield events[first:index]
             first, points = index, 0
@@ -257,7 +266,10 @@ def _event_tags(event: Mapping[str, Any]) -> dict[str, str]:
         return environment_tags(event) | ({"settings_digest": str(digest)} if digest else {})
     if event["event"] == "stage":
         return {"stage": f"{event['stage']} of {event['stages']}", "form": str(event.get("form"))}
-    return {"architecture_digest": str(event["digest"])} if "digest" in event else {}
+    if event["event"] == "latency":
+        return flat_texts(event["conditions"], "latency.")
+    # Other events name digests too, of candidates that were left out.
+    return {"architecture_digest": str(event["digest"])} if event["event"] == "architecture" else {}
 
 
 def _mtime_ms(path: Path) -> int:

@@ -1,22 +1,28 @@
 """What a tracking store is told about a run: ledger events and results as metrics, parameters and tags.
 
-Nothing here knows the store. Names of metrics: `search/..` and `retrain/..` are curves over epochs, `test/..`
-the scores on the test images, `nothing/..` those of predicting no defect at all, `cost/..` what it took,
-`ranking/..` how well inherited scores rank what was retrained.
+Nothing here knows the store. Names of metrics: `search/..`, `supernet/..` and `retrain/..` are curves over epochs,
+`test/..` the scores on the test images, `nothing/..` those of predicting no defect at all, `cost/..` what it took,
+`ranking/..` how well inherited scores rank what was retrained, `latency/..` how well the latency table predicts.
 """
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+from search.hybrid_settings import probe_names
 from search.secret_texts import without_secrets
 
 _MEANS = ("miou", "mf1")
 _CURVES = {"loss": "loss", "alpha_loss": "alpha_loss", "iou": "iou", "lr": "lr", "seconds": "epoch_seconds"}
 _SCORES = ("iou", "f1", "pa")
+_GENERATION = (
+    *("best", "mean", "miou", "hypervolume", "candidates", "scored"),
+    *("measure_seconds", "score_seconds", "seconds"),
+)
+_LATENCY = ("records", "mean_ms", "residual_ms", "table_tau", "table_tau_over")
 _TAUS = ("tau_validation", "tau_test")
 _COUNTS = ("parameters", "macs", "flops", "flops_paper", "latency_ms", "latency_iqr_ms")
 
@@ -87,9 +93,13 @@ def points_at(values: Mapping[str, float], at_ms: int, step: int = 0) -> list[Po
 
 
 def epoch_points(event: Mapping[str, Any]) -> list[Point]:
-    """Return the values of an epoch event (loss, IoU, entropy, share of each operator); null is left out."""
+    """Return the values of an epoch event (loss, IoU, entropy, share of each operator, probes); null is left out."""
     phase = str(event["phase"])
     values = {metric_key(phase, name): event.get(source) for source, name in _CURVES.items()}
+    probes = event.get("probes", [])
+    for name, scores in zip(probe_names(len(probes) - 2), probes, strict=True) if probes else ():
+        for score in _MEANS:
+            values[metric_key(phase, "probe", name, score)] = scores[score]
     for kind, entropy in event.get("entropy", {}).items():
         values[metric_key(phase, "entropy", kind)] = entropy
     for kind, shares in event.get("share", {}).items():
@@ -99,54 +109,35 @@ def epoch_points(event: Mapping[str, Any]) -> list[Point]:
     return [Point(key, float(value), at, step) for key, value in values.items() if value is not None]
 
 
-def generation_points(event: Mapping[str, Any]) -> list[Point]:
-    """Return the values of a generation of an AutoNAD search, under the name of its strategy; null is left out."""
-    names = ("best", "mean", "miou", "hypervolume", "candidates", "scored", "score_seconds", "seconds")
-    values = {metric_key("evolve", str(event["strategy"]), name): event.get(name) for name in names}
+def generation_points(event: Mapping[str, Any], processors: Mapping[str, float]) -> list[Point]:
+    """Return the values of a generation of an AutoNAD search, under the name of its strategy; null is left out.
+
+    Args:
+        event: of the ledger.
+        processors: its processor seconds by unit.
+    """
+    found = {**{name: event.get(name) for name in _GENERATION}, **processors}
+    values = {metric_key("evolve", str(event["strategy"]), name): value for name, value in found.items()}
     at, step = time_ms(event), int(event["generation"])
     return [Point(key, float(value), at, step) for key, value in values.items() if value is not None]
+
+
+def latency_points(event: Mapping[str, Any]) -> list[Point]:
+    """Return what the events "latency" and "chosen" say of the latency table; null is left out."""
+    values = {metric_key("latency", name): float(event[name]) for name in _LATENCY if event.get(name) is not None}
+    return points_at(values, time_ms(event))
 
 
 def result_values(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of a finished trial out of its metrics.json."""
     values = {metric_key("test", name): metrics.get(name) for name in _SCORES}
     values |= {metric_key("test", name): metrics[name] for name in _MEANS if name in metrics}
+    values |= {metric_key("test", f"{name}_std"): value for name, value in metrics.get("std", {}).items()}
     values |= {metric_key("cost", name): metrics.get(name) for name in _COUNTS}
     values |= {metric_key("ranking", name): metrics.get("ranking", {}).get(name) for name in _TAUS}
     for part in ("test", "nothing"):
         values |= dict(_leaves(metrics.get(part, {}), (part,)))
     return {key: float(value) for key, value in values.items() if value is not None and _is_number(value)}
-
-
-def cost_values(
-    stage_seconds: Sequence[float], others: Mapping[str, float | None], started: Mapping[str, Any]
-) -> dict[str, float]:
-    """Return seconds and processor seconds per search stage and for the other phases.
-
-    Processor seconds are the time for which processors were held: `gpu_seconds` on CUDA, else `cpu_seconds`
-    of every thread.
-
-    Args:
-        stage_seconds: wall time of each search stage.
-        others: wall time of "search", "retrain", "test"; None where it is not known.
-        started: the last "started" event, for device, threads and workers.
-    """
-    on_gpu = str(started.get("device", "cpu")).startswith("cuda")
-    held = int(started.get("workers", 1)) * (1 if on_gpu else int(started.get("threads", 1)))
-    unit = "gpu_seconds" if on_gpu else "cpu_seconds"
-    named = {f"search_stage_{number}": s for number, s in enumerate(stage_seconds, start=1)}
-    named |= {phase: s for phase, s in others.items() if s is not None}
-    values = {f"cost/{phase}_seconds": float(s) for phase, s in named.items()}
-    return values | {f"cost/{phase}_{unit}": float(s) * held for phase, s in named.items()}
-
-
-def stage_seconds(events: Iterable[Mapping[str, Any]]) -> list[float]:
-    """Return the seconds of the epochs of each search stage so far, for a trial that did not finish."""
-    epochs = {e["step"]: e for e in events if e["event"] == "epoch" and e["phase"] == "search"}
-    stages: dict[int, float] = {}
-    for event in epochs.values():
-        stages[int(event["stage"])] = stages.get(int(event["stage"]), 0.0) + float(event["seconds"])
-    return [stages[number] for number in sorted(stages)]
 
 
 def flat_texts(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -102,6 +102,8 @@ def run_job(folder: Path, trial: Path, weights: Callable[[], Weights]) -> dict[s
         "macs": cost.macs,
         "flops": cost.flops,
         "retrain_seconds": training.seconds,
+        "device": context.device.type,
+        "threads": context.threads,
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     about = {

@@ -143,6 +143,15 @@ def space_of(settings: SpaceSettings) -> HybridSpace:
     )
 
 
+def probe_names(probes: int) -> tuple[str, ...]:
+    """Return what the probe subnets are called, in the order in which they are scored.
+
+    Args:
+        probes: how many of them are random.
+    """
+    return ("smallest", "largest", *(f"random {number}" for number in range(1, probes + 1)))
+
+
 HYBRID_BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
     "smoke": {
         "data": {"image_size": 96, "task": "multiclass", "augment": ("hflip", "vflip")},

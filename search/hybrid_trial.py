@@ -7,7 +7,8 @@ Beside what every trial folder holds there are `supernet.safetensors`, `latencie
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,14 @@ def _metrics(context: Context, trial: dict[str, Any], finalists: Sequence[dict[s
         "method": trial["method"],
         "data": trial["name"],
         "seed": context.seed,
-        **_means(winner),
+        **means(winner),
         "test": winner[0]["test"],
         "nothing": winner[0]["nothing"],
         "inherited": winner[0]["inherited"],
         **{name: winner[0][name] for name in (*_COST, "architecture_digest", "classes")},
-        **({"random": _means(drawn) | {name: drawn[0][name] for name in ("inherited", *_COST)}} if drawn else {}),
+        **({"random": means(drawn) | {name: drawn[0][name] for name in ("inherited", *_COST)}} if drawn else {}),
         "ranking": ranking(finalists),
+        **({"latency_table": table} if (table := latency_table(context)) else {}),
         "finalists": [{k: v for k, v in f.items() if k not in ("test", "nothing")} for f in finalists],
         "search_seconds": seconds["supernet"] + seconds["latency"] + seconds["evolve"],
         "retrain_seconds": sum(f["retrain_seconds"] for f in finalists),
@@ -84,9 +86,14 @@ def _metrics(context: Context, trial: dict[str, Any], finalists: Sequence[dict[s
     }
 
 
-def _means(retrained: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return the mean test scores of one architecture's retrainings."""
-    return {name: sum(f[name] for f in retrained) / len(retrained) for name in _SCORES}
+def means(retrained: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the mean test scores of one architecture's retrainings, and "std", their sample standard deviations.
+
+    One retraining has no "std".
+    """
+    scores = {name: [float(f[name]) for f in retrained] for name in _SCORES}
+    found: dict[str, Any] = {name: statistics.fmean(values) for name, values in scores.items()}
+    return found | ({"std": {k: statistics.stdev(v) for k, v in scores.items()}} if len(retrained) > 1 else {})
 
 
 def ranking(finalists: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -107,6 +114,24 @@ def ranking(finalists: Sequence[dict[str, Any]]) -> dict[str, Any]:
     taus = {"tau_validation": kendall_tau(inherited, mean("validation_miou"))}
     taus["tau_test"] = kendall_tau(inherited, mean("miou"))
     return {"over": len(groups), **{name: None if math.isnan(tau) else tau for name, tau in taus.items()}}
+
+
+def latency_table(context: Context) -> dict[str, Any] | None:
+    """Return how well the latency table predicts, read off the ledger; None where there is no table.
+
+    Returns:
+        records: it was estimated from. residual_ms: what it leaves unexplained of them, None where that cannot be told.
+        tau: Kendall's, of its latencies and the measured ones of the candidates that it was not estimated from; None
+        where there are too few. over: how many those are.
+    """
+    events = list(read_events(context.folder / "ledger.jsonl"))
+    estimated = [e for e in events if e["event"] == "latency"]
+    if not estimated:
+        return None
+    table = {name: estimated[-1][name] for name in ("records", "residual_ms")}
+    # The first choice is the search's; a random search beside it goes by no table.
+    chosen = next(e for e in events if e["event"] == "chosen")
+    return {**table, "tau": chosen["table_tau"], "over": chosen["table_tau_over"]}
 
 
 def phase_seconds(context: Context) -> dict[str, float]:

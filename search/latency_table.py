@@ -222,6 +222,14 @@ class LatencyTable:
             raise InvalidTable(f"not a latency table: {error!r}") from error
 
 
+def prior_to_json(prior: OperatorPrior) -> str:
+    """Return the JSON text {"blocks": rows per stage}, as a table's: per block the probability of each operator."""
+    stages: dict[int, list[Mapping[str, float]]] = {}
+    for (stage, _), row in sorted(prior.items()):
+        stages.setdefault(stage, []).append(row)
+    return json.dumps({"kind": "operator prior", "blocks": list(stages.values())}, indent=1)
+
+
 def _check(records: Sequence[LatencyRecord], space: HybridSpace) -> None:
     if not records:
         raise InvalidRecords("no records; a latency table needs at least one")

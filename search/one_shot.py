@@ -106,6 +106,8 @@ def train_supernet(context: Context, after_epoch: Callable[[int], None] = lambda
             lr=rate,
             updates=steps,
             workers=world_size(),
+            device=context.device.type,
+            threads=context.threads,
             **({"probes": probed} if probed else {}),
         )
         if last or training.epoch % context.settings.runtime.checkpoint_every == 0:

@@ -54,7 +54,9 @@ class Generation:
         best, mean: over all that is feasible so far, and over this generation; None without one.
         miou: of the best so far, in [0, 1].
         hypervolume: that the front so far dominates, see `reference_point`.
-        measure_seconds, score_seconds: of this generation, over all workers.
+        measure_seconds: of this generation, in this attempt.
+        score_seconds: of this generation, over all workers and attempts.
+        device_seconds: the same by the kind of device that it was done on.
         seconds: wall time.
     """
 
@@ -67,6 +69,7 @@ class Generation:
     hypervolume: float
     measure_seconds: float
     score_seconds: float
+    device_seconds: Mapping[str, float]
     seconds: float
 
 
@@ -158,9 +161,8 @@ def choose(
             break
         for place, digest in enumerate(architecture.digest() for architecture in asked):
             if elsewhere and digest in elsewhere:
-                place += len(search.candidates)
-                ledger.append(dataclasses.replace(elsewhere[digest], generation=number, number=place))
-        spent = _examine(asked, number, len(search.candidates), limits, price_of, measure, score, ledger)
+                ledger.append(_taken_over(elsewhere[digest], number, len(search.candidates) + place))
+        measured_s = _examine(asked, number, len(search.candidates), limits, price_of, measure, score, ledger)
         examined = [ledger.known[architecture.digest()] for architecture in asked]
         penalty = search.penalty
         if penalty < 0:
@@ -168,7 +170,7 @@ def choose(
             penalty = penalty_per_ms(latencies, settings.latency_points) if latencies else 0.0
         strategy.tell({c.digest: _told(c, settings.strategy, penalty) for c in examined})
         search = extended(search, examined, penalty)
-        after_generation(_summary(number, examined, search, spent, time.perf_counter() - start), search)
+        after_generation(_summary(number, examined, search, measured_s, time.perf_counter() - start), search)
     return search
 
 
@@ -215,8 +217,8 @@ def _examine(
     measure: Mapper,
     score: Mapper,
     ledger: CandidateLedger,
-) -> tuple[float, float]:
-    """Find out about the candidates that the ledger does not know; returns seconds of measuring and of scoring."""
+) -> float:
+    """Find out about the candidates that the ledger does not know; returns the seconds of measuring."""
     numbers = {a.digest(): first + k for k, a in enumerate(asked)}
     new = [a for a in asked if a.digest() not in ledger.known]
     start = time.perf_counter()
@@ -256,13 +258,16 @@ def _examine(
         if not keeps_limit(architecture):
             ledger.append(candidate(architecture, None))
     scored = [a for a in new if keeps_limit(a)]
-    score_seconds = 0.0
     for outcome in score(scored):
         refuse(outcome.error)
-        found = candidate(scored[outcome.index], outcome)
-        score_seconds += found.score.seconds if found.score else 0.0
-        ledger.append(found)
-    return measure_seconds, score_seconds
+        ledger.append(candidate(scored[outcome.index], outcome))
+    return measure_seconds
+
+
+def _taken_over(candidate: Candidate, generation: int, number: int) -> Candidate:
+    """Return a candidate of another search as one of this, which it cost nothing to score."""
+    score = candidate.score and dataclasses.replace(candidate.score, seconds=0.0)
+    return dataclasses.replace(candidate, generation=generation, number=number, score=score)
 
 
 def _told(candidate: Candidate, strategy: str, penalty: float) -> Score | None:
@@ -303,10 +308,13 @@ def reference_point(candidates: Sequence[Candidate]) -> tuple[float, float]:
 
 
 def _summary(
-    number: int, examined: Sequence[Candidate], search: Search, spent: tuple[float, float], seconds: float
+    number: int, examined: Sequence[Candidate], search: Search, measured_s: float, seconds: float
 ) -> Generation:
     own = [search.points[c.digest] for c in examined if c.digest in search.points]
     best = search.candidates[search.best] if search.best else None
+    # Off the candidates: what an attempt before this one scored took its time too.
+    scores = [c.score for c in examined if c.score is not None and c.generation == number]
+    devices = sorted({s.device for s in scores if s.device is not None})
     reference = reference_point(list(search.candidates.values()))
     front = [objectives_of(search.candidates[digest]) for digest in search.front]
     # In units of the reference: the share of the rectangle between perfect and reference that the front dominates.
@@ -319,8 +327,9 @@ def _summary(
         mean=sum(own) / len(own) if own else None,
         miou=best.score.miou if best and best.score else None,
         hypervolume=volume,
-        measure_seconds=spent[0],
-        score_seconds=spent[1],
+        measure_seconds=measured_s,
+        score_seconds=sum(s.seconds for s in scores),
+        device_seconds={device: sum(s.seconds for s in scores if s.device == device) for device in devices},
         seconds=seconds,
     )
 

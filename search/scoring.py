@@ -26,6 +26,7 @@ class InheritedScore:
         miou_defects, mf1_defects: the same without the background.
         absent: classes in neither truth nor prediction, left out of the means.
         seconds: that scoring took.
+        device: where, "cpu" or "cuda"; None in what an older version wrote.
     """
 
     digest: str
@@ -35,6 +36,7 @@ class InheritedScore:
     mf1_defects: float | None
     absent: tuple[str, ...]
     seconds: float
+    device: str | None = None
 
 
 class Scorer:
@@ -84,6 +86,7 @@ class Scorer:
             mf1_defects=values["mf1_defects"],
             absent=tuple(values["absent"]),
             seconds=time.perf_counter() - start,
+            device=self.tiles[0][0].device.type,
         )
 
     def confusion(self, architecture: HybridArchitecture) -> np.ndarray:

@@ -11,6 +11,8 @@ import os
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -229,8 +231,20 @@ def _save_weights(path: Path, network: ASDetNet, architecture: CellArchitecture,
     write_atomically(path, save_tensors(tensors, about))
 
 
+def _versions(*names: str) -> dict[str, str]:
+    """Return the versions of those of these packages that are installed; none is imported."""
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def environment(context: Context) -> dict[str, Any]:
-    """Return what the "started" event says of where a trial runs and on what."""
+    """Return what the "started" event says of where a trial runs and on what.
+
+    "cuda" is the version that torch was built for, absent from a build for CPUs.
+    """
     device = context.device
     return {
         "device": str(device),
@@ -238,6 +252,8 @@ def environment(context: Context) -> dict[str, Any]:
         "threads": context.threads,
         "workers": world_size(),
         "torch": torch.__version__,
+        **({"cuda": torch.version.cuda} if torch.version.cuda else {}),
+        **_versions("ray", "mlflow"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),

@@ -1,8 +1,9 @@
 """AutoNAD: a supernet trained once, then the subnet chosen by a latency-aware evolution, then retrained (Sec. IV, V-B).
 
 Four phases, each of which finds what it did before in the trial's folder and goes on: `supernet.safetensors`;
-`latencies.jsonl` and `latency_table.json`; `candidates.jsonl`, one line per scored candidate as results arrive; a
-folder per finalist. Who computes is not decided here: `Hands` brings the workers, one in this process or many.
+`latencies.jsonl`, `latency_table.json` and `prior.json`; `candidates.jsonl`, one line per scored candidate as results
+arrive; a folder per finalist. Who computes is not decided here: `Hands` brings the workers, one in this process or
+many.
 """
 
 import dataclasses
@@ -10,14 +11,14 @@ import json
 import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from models.hybrid_architecture import HybridArchitecture
 from models.hybrid_cost import parameters_of
-from models.hybrid_space import HybridSpace
+from models.hybrid_space import HybridSpace, OperatorPrior
 from search.candidates import Candidate, CandidateLedger, write_table
 from search.checkpoint import write_atomically
 from search.context import Context
@@ -37,14 +38,16 @@ from search.hybrid_workers import (
 )
 from search.latency import kendall_tau
 from search.latency_ledger import LatencyLedger
-from search.latency_table import LatencyTable
+from search.latency_table import LatencyTable, prior_to_json
 from search.ledger import read_events
 from search.one_shot import sampled_subnet
-from search.population import Generation, Limits, Price, Search, choose, finalists
+from search.population import Generation, Limits, Outcome, Price, Search, choose, finalists
 from search.secret_texts import without_secrets
 
 GIGA = 1e9
 LATENCIES = "latencies.jsonl"
+PRIOR = "prior.json"
+TOLD_EVERY_S = 2.0
 
 
 class NothingLegal(InputError):
@@ -155,7 +158,7 @@ def _latency_table(context: Context, space: HybridSpace, latencies: LatencyLedge
         return None
     start = time.perf_counter()
     found, architectures = {}, list(wanted.values())
-    for outcome in latencies.records(architectures):
+    for outcome in _told(context, latencies.records(architectures), len(architectures)):
         refuse(outcome.error)
         if outcome.value is not None:
             found[outcome.index] = outcome.value
@@ -173,6 +176,7 @@ def _latency_table(context: Context, space: HybridSpace, latencies: LatencyLedge
     records = [found[index] for index in sorted(found)]
     table = LatencyTable.fit(records, space, latencies.conditions)
     write_atomically(context.folder / "latency_table.json", table.to_json().encode())
+    write_atomically(context.folder / PRIOR, prior_to_json(_prior(context, table)).encode())
     _write_once(
         context,
         "latency",
@@ -187,6 +191,22 @@ def _latency_table(context: Context, space: HybridSpace, latencies: LatencyLedge
     return table
 
 
+def _told(context: Context, outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
+    """Yield the outcomes, and say now and then how far measuring is."""
+    told_at = time.monotonic()
+    context.ledger.write("progress", phase="latency", done=0, of=total)
+    for done, outcome in enumerate(outcomes, start=1):
+        yield outcome
+        if done == total or time.monotonic() - told_at >= TOLD_EVERY_S:
+            told_at = time.monotonic()
+            context.ledger.write("progress", phase="latency", done=done, of=total)
+
+
+def _prior(context: Context, table: LatencyTable) -> OperatorPrior:
+    settings = context.settings.latency
+    return table.prior(relative_temperature=settings.temperature, floor=settings.floor)
+
+
 def evolve(
     context: Context,
     space: HybridSpace,
@@ -199,7 +219,6 @@ def evolve(
     elsewhere: Mapping[str, Candidate] | None = None,
 ) -> Search:
     """Run a strategy; its candidates go to `name`.jsonl and `name`.parquet, `elsewhere` is as for `choose`."""
-    latency = context.settings.latency
     ledger = CandidateLedger(context.folder / f"{name}.jsonl")
     table_path, rows = context.folder / f"{name}.parquet", 0
 
@@ -222,6 +241,7 @@ def evolve(
             strategy=settings.strategy,
             generation=values.pop("number") + 1,
             generations=settings.generations,
+            measured_on=latencies.conditions.device,
             **values,
         )
 
@@ -229,7 +249,7 @@ def evolve(
         space,
         settings,
         context.seed,
-        prior=None if table is None else table.prior(relative_temperature=latency.temperature, floor=latency.floor),
+        prior=None if table is None else _prior(context, table),
         limits=limits,
         price=partial(_price, context, limits),
         measure=latencies.records,
@@ -304,6 +324,8 @@ def _retrain(
         macs=cost_of(context, best.architecture).macs,
     )
     write_atomically(context.folder / "architecture.json", best.architecture.to_json().encode())
+    retrained = sum((folder / "metrics.json").exists() for folder in folders)
+    context.ledger.write("progress", phase="retrain", done=retrained, of=len(folders))
     done: dict[int, dict[str, Any]] = {}
     for outcome in retrainers.map(folders):
         refuse(outcome.error)
@@ -326,4 +348,5 @@ def _write_once(context: Context, event: str, key: tuple[str, ...], **values: An
 
 def _scores(metrics: dict[str, Any]) -> dict[str, Any]:
     names = ("architecture_digest", "seed", "miou", "mf1", "parameters", "retrain_seconds")
-    return {name: metrics[name] for name in names}
+    # A retraining that an older version finished does not say where.
+    return {**{name: metrics[name] for name in names}, "device": metrics.get("device")}

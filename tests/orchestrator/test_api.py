@@ -29,7 +29,7 @@ def test_functions_return_values_and_print_nothing(surfaces, tmp_path, capfd):
     again = api.resume("mine", runs=tmp_path / "runs", ray=False, function="trial_doubles:chosen")
     assert [trial.state for trial in again.trials] == ["done", "done", "failed", "failed"]
     assert api.show("mine", runs=tmp_path / "runs") == again
-    assert api.show_all(runs=tmp_path / "runs") == [again]
+    assert api.show_all(runs=tmp_path / "runs").results == (again,)
     assert capfd.readouterr() == ("", "")
 
 

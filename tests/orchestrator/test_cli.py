@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import yaml
@@ -72,8 +73,41 @@ def test_a_search_prints_a_table_and_where_everything_is(run, surfaces):
     assert done.exit_code == 0, done.stderr
     assert "50.0" in done.stdout
     assert f"run folder  {surfaces.__class__('runs/mine').resolve()}" in done.stdout
-    assert "defectnas ui" in done.stdout
+    assert "MLflow" not in done.stdout
     assert "retraining" in done.stderr
+
+
+@pytest.mark.parametrize(("depth", "program"), [(None, "defectnas"), ("1", "uv run defectnas")])
+def test_where_to_look_at_a_tracked_run_is_said_as_it_can_be_typed(
+    run, surfaces, tmp_path, monkeypatch, depth, program
+):
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    if depth:
+        monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", depth)
+    assert f"begin one with: {program} demo" in run("show").stderr
+    run(*quickly(surfaces / "good"), "--name", "mine")
+    config = tmp_path / "runs" / "mine" / "config.yaml"
+    # Nothing is left to do, so that no store is needed for it.
+    tracked = config.read_text().replace("enabled: false", "enabled: true")
+    config.write_text(tracked)
+    assert f"\nMLflow UI   {program} ui\n" in run("resume", "mine").stdout
+    config.write_text(tracked.replace("uri: ''\n  experiment", "uri: http://host:5000\n  experiment"))
+    assert "\nMLflow at   http://host:5000\n" in run("resume", "mine").stdout
+
+
+def test_a_trial_is_drawn_without_tracking_too_and_is_done_where_that_fails(run, surfaces, tmp_path, monkeypatch):
+    assert run(*quickly(surfaces / "good"), "--name", "drawn").exit_code == 0
+    drawings = tmp_path / "runs" / "drawn" / "trials" / "good-s0" / "drawings"
+    assert [path.name for path in drawings.iterdir()] == ["curves.png"]
+
+    def broken(events, path):
+        raise ValueError("no font")
+
+    monkeypatch.setattr("orchestrator.drawing.draw_curves", broken)
+    done = run(*quickly(surfaces / "good"), "--name", "plain", "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["trials"][0]["state"] == "done"
+    assert "good-s0: not drawn (ValueError: no font)" in done.stderr
 
 
 def test_json_of_a_search_is_one_object_of_the_promised_form(run, surfaces, tmp_path):
@@ -272,7 +306,14 @@ def test_show_lists_runs_newest_first_and_one_in_detail(run, surfaces):
     listed = json.loads(run("show", "--json").stdout)["runs"]
     assert {entry["run"] for entry in listed} == {"one", "two"}
     assert next(e for e in listed if e["run"] == "two")["states"] == {"done": 1, "failed": 1}
+    assert (listed[0]["best_f1"], listed[0]["search_seconds"]) == (0.6, 61.0)
     assert "50.0" in run("show").stdout
+    (runs := Path("runs") / "torn").mkdir()
+    (runs / "run.json").write_text("{")
+    done = run("show")
+    assert done.exit_code == 0
+    assert "50.0" in done.stdout
+    assert "left out: runs/torn/run.json: damaged" in done.stderr
     one = json.loads(run("show", "one", "--json").stdout)
     assert (one["run"], one["best_iou"], len(one["trials"])) == ("one", 0.5, 1)
     assert "fails-s0/error.txt" in run("show", "two").stderr

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ from orchestrator.drawing_cells import (
     Layout,
     lay_out,
 )
-from orchestrator.drawing_style import FAMILIES, edge_places
+from orchestrator.drawing_curves import PROBES
+from orchestrator.drawing_style import FAINT, FAMILIES, edge_places
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAIN = [[(0, "identity"), (1, "sep_conv_3x3")]] + [[(n, "max_pool_3x3"), (n + 1, "channel_att")] for n in (1, 2, 3)]
@@ -174,6 +176,21 @@ def test_an_epoch_that_was_done_again_is_drawn_once(tmp_path: Path) -> None:
     again = [{**e, "time": e["time"] + 100} for e in events if e["event"] == "epoch"]
     once, twice = draw_curves(events, tmp_path / "1.png"), draw_curves([*events, *again], tmp_path / "2.png")
     assert np.array_equal(pixels_of(once), pixels_of(twice))
+
+
+def test_the_probes_of_a_supernet_are_drawn_once_there_are_any(tmp_path: Path) -> None:
+    def epoch(step: int, *probes: float) -> dict[str, Any]:
+        known = {"n": step, "time": float(step), "event": "epoch", "phase": "supernet", "step": step, "epoch": step}
+        return {**known, "loss": 2 / step, "iou": None, **({"probes": [{"miou": p} for p in probes]} if probes else {})}
+
+    colours = [rgb(PROBES["smallest"]), rgb(PROBES["largest"]), rgb(FAINT)]
+    write_ledger(tmp_path, [epoch(1)])
+    [before] = draw_trial(tmp_path)
+    assert not colours_in(before) & set(colours)
+    both = colours_in(draw_curves([epoch(1), epoch(2, 0.25, 0.5), epoch(3), epoch(4, 0.3, 0.6)], tmp_path / "2.png"))
+    assert [colour in both for colour in colours] == [True, True, False]
+    three = colours_in(draw_curves([epoch(1, 0.25, 0.5, 0.4), epoch(2, 0.3, 0.6, 0.5)], tmp_path / "3.png"))
+    assert set(colours) <= three
 
 
 def test_a_trial_is_drawn_as_far_as_it_came(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from search.hybrid_settings import (
     SupernetSettings,
 )
 from search.hybrid_trial import run_hybrid_trial, train_here
+from search.latency_table import LatencyTable
 from search.ledger import read_events
 from search.methods.autonad import NothingLegal
 from search.settings import DataSettings, RuntimeSettings, Settings
@@ -89,10 +90,27 @@ def test_a_trial_leaves_all_that_is_promised(finished):
     assert [f["role"] for f in metrics["finalists"]] == ["finalist"] * 2 + ["random"] * 2
     assert metrics["miou"] == pytest.approx(sum(f["miou"] for f in metrics["finalists"][:2]) / 2)
     assert 0 <= metrics["iou"] <= 1
+    retrained = [f["miou"] for f in metrics["finalists"]]
+    assert metrics["std"]["miou"] == pytest.approx(abs(retrained[0] - retrained[1]) / 2**0.5)
+    assert metrics["random"]["std"]["miou"] == pytest.approx(abs(retrained[2] - retrained[3]) / 2**0.5)
     generations = [e for e in read_events(folder / "ledger.jsonl") if e["event"] == "generation"]
     assert [(e["strategy"], e["generation"]) for e in generations] == [
         (strategy, k) for strategy in ("evolution", "random") for k in (1, 2, 3)
     ]
+
+
+def test_every_worker_says_on_what_it_computed_and_for_how_long(finished):
+    folder, metrics = finished
+    events = list(read_events(folder / "ledger.jsonl"))
+    assert [(e["device"], e["threads"], e["workers"]) for e in events if e["event"] == "epoch"] == [("cpu", 1, 1)] * 3
+    for strategy, name in (("evolution", "candidates"), ("random", "random")):
+        lines = [json.loads(line) for line in (folder / f"{name}.jsonl").open()]
+        for event in (e for e in events if e["event"] == "generation" and e["strategy"] == strategy):
+            own = [c["score"] for c in lines if c["generation"] == event["generation"] - 1]
+            assert event["device_seconds"] == {"cpu": pytest.approx(sum(score["seconds"] for score in own))}
+            assert event["measured_on"] == "cpu"
+    assert [e["device"] for e in events if e["event"] == "finalist"] == ["cpu"] * 4
+    assert metrics["finalists"][0]["threads"] == 1
 
 
 def test_the_weights_of_the_winner_fit_its_architecture(finished):
@@ -144,6 +162,25 @@ def test_a_trial_cut_off_anywhere_ends_as_one_that_was_not(tmp_path, data, finis
     assert asked[0] == asked[1]
 
 
+def test_measuring_and_retraining_are_counted_in_the_ledger(tmp_path, data, monkeypatch):
+    monkeypatch.setattr("search.methods.autonad.TOLD_EVERY_S", 0.0)
+    settings = changed(latency={"records": 4}, evolution={"baseline": False})
+    folder = make_trial(tmp_path / "trial", data, settings)
+    retrained = []
+
+    def stop_after_one(event):
+        if event["event"] == "finalist":
+            retrained.append(event)
+            raise Cut
+
+    with pytest.raises(Cut):
+        run_here(folder, stop_after_one)
+    run_here(folder, None)
+    told = [(e["phase"], e["done"], e["of"]) for e in read_events(folder / "ledger.jsonl") if e["event"] == "progress"]
+    measured = [("latency", done, 4) for done in range(5)]
+    assert told == [*measured, ("retrain", 0, 2), *measured, ("retrain", 1, 2)]
+
+
 def test_the_drawings_of_a_trial(tmp_path, data):
     settings = changed(
         latency={"records": 8, "repeats": 1},
@@ -154,7 +191,20 @@ def test_the_drawings_of_a_trial(tmp_path, data):
     metrics = run_here(folder, None)
     assert 1 <= len(metrics["finalists"]) <= 2
     names = {path.name for path in draw_trial(folder)}
-    assert {"architecture.png", "front.png", "course.png", "latency.png"} <= names
+    assert {"architecture.png", "front.png", "course.png", "latency.png", "curves.png"} <= names
+    table = LatencyTable.from_json((folder / "latency_table.json").read_text())
+    [chosen] = [e for e in read_events(folder / "ledger.jsonl") if e["event"] == "chosen"]
+    told = {
+        "records": 8,
+        "residual_ms": table.residual_ms,
+        "tau": chosen["table_tau"],
+        "over": chosen["table_tau_over"],
+    }
+    assert metrics["latency_table"] == told
+    assert -1 <= told["tau"] <= 1
+    stages = json.loads((folder / "prior.json").read_text())["blocks"]
+    prior = table.prior(relative_temperature=settings.latency.temperature, floor=settings.latency.floor)
+    assert {(s, b): row for s, rows in enumerate(stages) for b, row in enumerate(rows)} == prior
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,62 @@ def test_lines_tell_turns_and_not_every_epoch():
     ]
 
 
-def test_a_candidate_that_is_left_out_is_named():
-    _, text = watched("lines", {"event": "quarantined", "digest": "ab" * 32, "number": 3, "error": "tried 3 times: no"})
-    assert text.splitlines()[-1].endswith("A-s0: candidate abababab left out: tried 3 times: no")
+TROUBLES = {
+    "checkpoint x/search-00000004: sha256 differs; gone on from the one before, of step 3": {
+        "event": "checkpoint_damaged", "text": "x/search-00000004: sha256 differs", "used": 3,
+    },
+    "latency of subnet abababab left out: out of memory": {
+        "event": "latency_failed", "architecture_digest": "ab" * 32, "error": "out of memory",
+    },
+    "candidate cdcdcdcd left out: no": {"event": "quarantined", "digest": "cd" * 32, "number": 3, "error": "no"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["lines", "table"])
+def test_what_went_wrong_and_was_got_over_is_said_in_every_mode_but_the_quiet_one(mode):
+    stream = io.StringIO()
+    watch = Watch("quiet", stream)
+    watch.console, watch._mode = Console(file=stream, force_terminal=mode == "table", width=120), mode
+    with watch.follow(resolve([data_sets_layer([Path("/x/A")])], budget="smoke").trials()):
+        for event in TROUBLES.values():
+            watch.event("A-s0", event)
+    assert [text for text in TROUBLES if f"A-s0: {text}" not in stream.getvalue()] == []
+    assert watched("quiet", *TROUBLES.values())[1] == ""
+
+
+def progress(phase, done, of):
+    return {"event": "progress", "phase": phase, "done": done, "of": of}
+
+
+def finalist(done, of):
+    return {"event": "finalist", "phase": "retrain", "done": done, "of": of, "miou": 0.5}
+
+
+def test_measuring_and_retraining_of_autonad_are_counted():
+    measured = [progress("latency", done, 60) for done in (0, 7, 16, 17, 45, 60)]
+    table = {"event": "latency", "records": 60, "mean_ms": 5.0, "residual_ms": 0.5}
+    events = [*measured, table, progress("retrain", 1, 3), finalist(2, 3)]
+    shown = []
+    for count in range(1, len(events) + 1):
+        console = Console(width=100, file=io.StringIO())
+        console.print(watched("quiet", *events[:count])[0].table())
+        shown.append(console.file.getvalue().splitlines()[1].split()[3:5])
+    counts = [["latency", f"{done}/60"] for done in (0, 7, 16, 17, 45)]
+    assert shown[:5] == counts
+    assert [row[0] for row in shown[5:]] == ["evolve", "evolve", "retrain", "retrain"]
+    assert [row[1] for row in shown[7:]] == ["1/3", "2/3"]
+    _, text = watched("lines", *events)
+    assert [line.partition("A-s0: ")[2] for line in text.splitlines()[1:]] == [
+        "subnets whose latency is measured: 0 of 60",
+        "subnets whose latency is measured: 16 of 60",
+        "subnets whose latency is measured: 45 of 60",
+        "subnets whose latency is measured: 60 of 60",
+        "60 subnets measured, 5.0 ms on average; the table is off by 0.5 ms",
+        "subnets retrained: 1 of 3",
+        "finalist 2/3: test mIoU 50.0 %",
+    ]
+    _, text = watched("json-lines", progress("latency", 7, 60))
+    assert json.loads(text.splitlines()[-1]) == {"trial": "A-s0", **progress("latency", 7, 60)}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ DOUBLE_CLI = Path(__file__).resolve().parents[1] / "doubles" / "double_cli.py"
 def environment():
     """An environment whose Ray has a temporary folder of its own, short enough for its sockets."""
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as root:
-        kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        left_out = ("RAY_ADDRESS", "UV_RUN_RECURSION_DEPTH")
+        kept = {key: value for key, value in os.environ.items() if key not in left_out}
         yield {**kept, "TMPDIR": root}
         # What a process began, it has ended and cleared away.
         assert [name for name in os.listdir(root) if name.startswith("dn-")] == []
@@ -86,16 +87,22 @@ def test_on_ray_too_the_output_is_one_object_and_progress_is_json_lines(surfaces
     assert not (tmp_path / "runs" / "r" / ".tune").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_by_a_signal_it_clears_away_and_says_how_to_go_on(surfaces, tmp_path, environment, number):
+@pytest.mark.parametrize(
+    ("number", "by_uv", "program"),
+    [(signal.SIGINT, {}, "defectnas"), (signal.SIGTERM, {"UV_RUN_RECURSION_DEPTH": "1"}, "uv run defectnas")],
+)
+def test_stopped_by_a_signal_it_clears_away_and_says_how_to_go_on(
+    surfaces, tmp_path, environment, number, by_uv, program
+):
     run = tmp_path / "runs" / "r"
     command = search(surfaces, "waits", "good")
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    own = {**environment, **by_uv}
+    process = subprocess.Popen(command, cwd=tmp_path, env=own, stderr=subprocess.PIPE, text=True)
     wait_for((run / "trials" / "waits-s0" / "ledger.jsonl").exists)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "stopped; go on with: defectnas resume r"
+    assert said.splitlines()[-1] == f"stopped; go on with: {program} resume r"
     assert not is_running(run)
     assert not (run / ".tune").exists()
 

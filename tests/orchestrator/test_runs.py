@@ -56,11 +56,14 @@ def test_ids_are_of_time_and_method_and_new(tmp_path):
     assert (first, new_run_id(tmp_path, "asdet", now)) == ("20261121-214655-asdet", "20261121-214655-asdet-2")
 
 
-def test_runs_are_listed_newest_first_and_other_folders_are_none(make_run, tmp_path):
+def test_runs_are_listed_by_name_and_other_folders_are_none(make_run, tmp_path):
     make_run("A", run_id="old", created="2026-01-01T00:00:00+00:00")
     make_run("A", run_id="new", created="2026-02-01T00:00:00+00:00")
     (tmp_path / "runs" / "packs").mkdir()
+    (tmp_path / "runs" / "old" / "run.json").write_text("damaged")
     assert [run.name for run in list_runs(tmp_path / "runs")] == ["new", "old"]
+    with pytest.raises(RunNotFoundError, match="did you mean old"):
+        find_run("olb", tmp_path / "runs")
     assert list_runs(tmp_path / "nowhere") == []
 
 

@@ -239,6 +239,10 @@ def test_the_tau_of_the_ranking_is_a_metric_of_the_trial(runs: Path) -> None:
         assert not any(key.startswith("ranking") for key in finalist.data.metrics)
 
 
+def test_deviations_over_retrainings_are_told_beside_the_means() -> None:
+    assert result_values({"miou": 0.5, "std": {"miou": 0.25}}) == {"test/miou": 0.5, "test/miou_std": 0.25}
+
+
 def test_taus_are_told_where_there_are_any() -> None:
     found = result_values({"ranking": {"over": 4, "tau_validation": -0.5, "tau_test": 0.25}})
     assert found == {"ranking/tau_validation": -0.5, "ranking/tau_test": 0.25}

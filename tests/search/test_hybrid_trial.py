@@ -1,10 +1,10 @@
-"""How well inherited scores rank what was retrained; a whole trial is run in tests/orchestrator/test_hybrid.py."""
+"""Means over retrainings and their ranking; a whole trial is run in tests/orchestrator/test_hybrid.py."""
 
 import random
 
 import pytest
 
-from search.hybrid_trial import ranking
+from search.hybrid_trial import means, ranking
 
 
 def retrained(digest, inherited, validation, test, seed=0, role="finalist"):
@@ -68,3 +68,12 @@ def test_the_order_of_the_retrainings_means_nothing():
     found = ranking(rows)
     generator.shuffle(rows)
     assert ranking(rows) == {"over": 6, **{k: pytest.approx(v) for k, v in found.items() if k != "over"}}
+
+
+def test_several_retrainings_have_a_mean_and_a_sample_deviation_and_one_has_none():
+    rows = [dict.fromkeys(("iou", "f1", "pa", "miou", "mf1"), value) for value in (0.2, 0.4, 0.9)]
+    found = means(rows)
+    assert found["miou"] == pytest.approx(0.5)
+    # By hand: squares of -0.3, -0.1, 0.4 are 0.26 in all, over two.
+    assert found["std"] == dict.fromkeys(rows[0], pytest.approx(0.13**0.5))
+    assert means(rows[1:2]) == rows[1]

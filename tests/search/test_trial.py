@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,21 @@ def test_a_trial_leaves_all_that_is_promised(finished):
     assert (kinds[0], kinds[-1]) == ("started", "finished")
     warm_up = [e["alpha_loss"] is None for e in events if e.get("phase") == "search" and e["event"] == "epoch"]
     assert warm_up == [True, False] * 3
+
+
+def test_the_versions_that_a_trial_ran_with_are_in_its_ledger(finished, tmp_path, data):
+    started = next(read_events(finished[0] / "ledger.jsonl"))
+    assert {name: started[name] for name in ("ray", "mlflow")} == {name: version(name) for name in ("ray", "mlflow")}
+    assert started.get("cuda") == torch.version.cuda
+    code = (
+        "import sys; from pathlib import Path; from search.trial import environment, open_context, read_trial\n"
+        "folder = Path(sys.argv[1])\n"
+        "environment(open_context(folder, read_trial(folder), None))\n"
+        "print([name for name in ('ray', 'mlflow') if name in sys.modules])"
+    )
+    folder = make_trial(tmp_path / "new", data)
+    done = subprocess.run([sys.executable, "-c", code, folder], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_finished_trial_is_not_run_again(finished):
