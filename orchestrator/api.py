@@ -18,7 +18,7 @@ from orchestrator.candidates import BestCandidate, best_of
 from orchestrator.config import Layer, data_sets_layer, file_layer, resolve, set_layer
 from orchestrator.launch import Launch, TrackingSettings
 from orchestrator.live import Watch
-from orchestrator.pipeline import launch_of, launch_run, override, run_trials
+from orchestrator.pipeline import OF_RAY, check_for_ray, launch_of, launch_run, override, run_trials
 from orchestrator.pipeline import tracking_uri as resolved_tracking_uri
 from orchestrator.profiles import resolve_address
 from orchestrator.report import RunResult, result_of, results_in
@@ -209,6 +209,8 @@ def resume(
             section, name = _KEYS[option]
             sections.setdefault(section, {})[name] = value
     launch = _at_address(override(launch_of(folder), sections))
+    # Only what is given now: what the run was made with is for Ray, and is left unused without it.
+    check_for_ray(launch, [name for name in OF_RAY if options.get(name) is not None])
     return run_trials(folder, launch, watch or Watch("quiet"), function)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from clusters.connect import offer
 from clusters.executor import Pool, ray_pool, serial_pool
+from clusters.growth import reach
+from orchestrator.growing import await_label, await_workers, gpu_share
 from orchestrator.nodes import (
     ReturningPool,
     among,
@@ -74,10 +76,12 @@ def ray_hands(context: Context) -> Hands:
     seeing, blind = nodes_that_see(context.folder, ticket.token)
     # Workers elsewhere need the store; without one they are kept to the nodes that share the disk.
     kept = among(seeing) if blind and not trial.get("storage") else {}
-    offered = offer(None, seeing if kept else None)
+    # New nodes are not among those that see the folder, where some do not.
+    offered = offer(None, seeing) if kept else reach(offer(None))
     cpus, gpus = max(1, offered.cpus), offered.gpus
     workers, least = int(trial.get("supernet_workers", 1)), int(trial.get("least_workers", 1))
-    everywhere = int(ray.cluster_resources().get("GPU", 0))
+    everywhere = max(gpus, int(ray.cluster_resources().get("GPU", 0)))
+    wait_s = float(trial.get("wait", 0.0))
     if everywhere and workers > gpus:
         where = f"the nodes that see {context.folder} have" if kept else "the cluster has"
         more = "; give --runs as a folder that all nodes see, or --storage s3://BUCKET/PATH" if kept else ""
@@ -86,11 +90,17 @@ def ray_hands(context: Context) -> Hands:
     # What drives holds a little of one CPU; a group that asked for all of them would wait for ever.
     each = min(1.0, (cpus - _DRIVERS) / workers)
 
+    def say(text: str) -> None:
+        context.ledger.write("waiting", text=text)
+
     @contextmanager
     def pool(make_worker: MakeWorker, kind: str) -> Iterator[Pool]:
         measures, latency = kind == "measure", context.settings.latency
-        # Half a GPU, so that who measures finds room beside scorers; they rest while it measures.
-        gpus_each = 0.5 if gpus and not (measures and latency.device == "cpu") else 0
+        gpus_each = gpu_share(measures, scorers, gpus) if gpus and not (measures and latency.device == "cpu") else 0
+        if gpus_each:
+            await_workers(1, 0, 1, wait_s, say)
+        if measures and latency.node:
+            await_label(latency.node, wait_s, say)
         on_node = retrainer_on_node if kind == "retrain" else made_on_node
         with ray_pool(
             partial(on_node, ticket, make_worker),
@@ -112,6 +122,8 @@ def ray_hands(context: Context) -> Hands:
         if workers == 1 and not gpus:
             train_here(context)
         else:
+            if not kept:
+                await_workers(workers, each, int(bool(gpus)), wait_s, say, least)
             few, far = min(least, workers), ticket if blind and not kept else None
             train_with_ray(context, workers, least=few, cpus=each, gpu=bool(gpus), near=kept or None, far=far)
 

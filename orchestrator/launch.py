@@ -93,6 +93,12 @@ class ResourceSettings:
         ge=1,
     )
     parallel: int | Literal["auto"] = setting("auto", "most trials at once; auto: as many as fit", unit="trials", ge=1)
+    wait: float = setting(
+        1800.0,
+        "most time to wait for nodes that an autoscaled cluster is asked for; then the trial fails",
+        unit="s",
+        ge=0,
+    )
     retries: int = setting(
         2, "new attempts at a trial whose process died or raised; bad input is not tried again", ge=0
     )

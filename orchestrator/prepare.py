@@ -23,7 +23,7 @@ def pack_data(trials: Sequence[Trial], packs_folder: Path, watch: Watch, cache: 
         cache: folder for data sets that are fetched, see `StorageSettings`.
 
     Raises:
-        InputError: a data set cannot be used.
+        InputError: a data set cannot be used, or not be divided as a trial needs it.
     """
     from search.data.readers import open_dataset
 
@@ -47,12 +47,15 @@ def _data_here(place: str, watch: Watch, cache: str) -> Path:
 
 
 def _packed(data_set: Any, trial: Trial, cache: Path, watch: Watch) -> Path:
+    from search.data.loaders import divisible
     from search.data.pack import build_pack
 
     name, seed = trial.data_set.name, trial.settings.seed
     with watch.counting(f"packing {name}") as count:
         pack = build_pack(data_set, trial.settings.data, seed, cache, count)
     tiles = f"{len(pack.train.tiles)} training and {len(pack.test.tiles)} test tiles"
+    if trial.record.method != "random" or trial.settings.retrain.validation_fraction:
+        divisible(pack.train)
     watch.note(f"{name}, seed {seed}: {len(data_set.samples)} images, {tiles} of {pack.image_size} px")
     return pack.folder
 
