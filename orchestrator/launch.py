@@ -111,7 +111,8 @@ class ClusterSettings:
     address: str = setting(
         "auto",
         "HOST:PORT of a Ray cluster; auto: RAY_ADDRESS or one begun with `ray start` here, "
-        "else Ray in this process; none: always Ray in this process; FILE.toml: a cluster profile with an address",
+        "else Ray in this process; none: always Ray in this process; FILE.toml: a cluster profile with an address; "
+        "on the command line also ray://HOST:10001: the search becomes a job of that cluster",
     )
     ray: bool = setting(True, "false: no Ray, the trials one after the other in this process")
     dashboard: bool = setting(False, "Ray's dashboard, where Ray is started in this process")
