@@ -78,9 +78,8 @@ def restore(run: Path, trials: Sequence[Trial], launch: Launch, watch: Watch) ->
         new = dict(content)
         if name in packs:
             new |= {"pack": str(packs[name]), "pack_digest": digest_in(packs[name])}
-        if (run / "forms.json").exists():
-            # It came with the run from another machine, with what was decided there.
-            new["forms"] = str(run / "forms.json")
+        # Written to, so never where a record of another machine says. One in the run came with it from elsewhere.
+        new["forms"] = str((run if (run / "forms.json").exists() else run.parent) / "forms.json")
         new.pop("storage", None)
         if launch.storage.uri:
             new["storage"] = {"uri": launch.storage.uri, "cache": launch.storage.cache}

@@ -201,6 +201,19 @@ def test_resume_packs_again_what_is_gone(run, surfaces, tmp_path):
     assert list((tmp_path / "runs" / "packs").iterdir())
 
 
+def test_a_resumed_run_writes_no_decisions_where_its_record_says(run, surfaces, tmp_path):
+    run(*quickly(surfaces / "fails"), "--name", "r")
+    record = tmp_path / "runs/r/trials/fails-s0/trial.json"
+    content = json.loads(record.read_text())
+    assert content["forms"] == str(tmp_path / "runs/forms.json")
+    record.write_text(json.dumps({**content, "forms": str(tmp_path / "elsewhere")}))
+    run("resume", "r", "--no-ray")
+    assert json.loads(record.read_text())["forms"] == content["forms"]
+    (tmp_path / "runs/r/forms.json").write_text("{}")
+    run("resume", "r", "--no-ray")
+    assert json.loads(record.read_text())["forms"] == str(tmp_path / "runs/r/forms.json")
+
+
 def test_a_run_in_use_is_refused(run, surfaces, tmp_path):
     run(*quickly(surfaces / "fails"), "--name", "r")
     with lock_run(tmp_path / "runs" / "r"):
