@@ -95,7 +95,8 @@ class ResourceSettings:
     parallel: int | Literal["auto"] = setting("auto", "most trials at once; auto: as many as fit", unit="trials", ge=1)
     wait: float = setting(
         1800.0,
-        "most time to wait for nodes that an autoscaled cluster is asked for; then the trial fails",
+        "most time to wait for nodes that an autoscaled cluster is asked for; then the trial fails, but a supernet "
+        "that has least_workers is trained by those that came",
         unit="s",
         ge=0,
     )
