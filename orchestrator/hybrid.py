@@ -110,7 +110,7 @@ def ray_hands(context: Context) -> Hands:
             threads=context.threads,
             retries=_RETRIES,
             timeout_s=None if kind == "retrain" else context.settings.evolution.timeout or None,
-            options=_placed(probe_options(latency.node) if measures and latency.node else _ANYWHERE, kept),
+            options=_placed(_ANYWHERE | (probe_options(latency.node) if measures and latency.node else {}), kept),
         ) as workers:
             yield ReturningPool(workers) if kind == "retrain" else workers
 

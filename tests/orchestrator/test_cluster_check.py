@@ -82,12 +82,20 @@ from orchestrator.hybrid import ray_hands
 from places import here
 from search.trial import open_context, read_trial
 folder = Path(sys.argv[2])
-with connected(sys.argv[1]):
-    import ray
-    board = [node["NodeID"] for node in ray.nodes() if node["Labels"].get("defectnas/device") == "jetson"]
+
+def work():
     hands = ray_hands(open_context(folder, read_trial(folder), None))
     with hands.pool(here, "score") as scorers, hands.pool(here, "measure") as probes:
-        at = [[outcome.value for outcome in pool.map([4] * 6)] for pool in (scorers, probes)]
+        return [[outcome.value for outcome in pool.map([4] * 6)] for pool in (scorers, probes)]
+
+with connected(sys.argv[1]):
+    import ray
+    from ray.util.placement_group import placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+    board = [node["NodeID"] for node in ray.nodes() if node["Labels"].get("defectnas/device") == "jetson"]
+    # As Tune runs what drives a trial: in a little room of its own, which what it begins would have to fit into.
+    room = PlacementGroupSchedulingStrategy(placement_group([{"CPU": 0.01}]), placement_group_capture_child_tasks=True)
+    at = ray.get(ray.remote(work).options(num_cpus=0.01, scheduling_strategy=room).remote())
 print(json.dumps([board, *at]))
 """
 
