@@ -140,7 +140,8 @@ def needs_token(address: str) -> bool:
     if address.startswith("ray://"):
         raise AddressError(
             f"cluster {address!r}: Ray Client leaves the search and its files here, where no node sees them; "
-            "needed is HOST:PORT of the head node, from one of the cluster's nodes, or: defectnas cluster submit"
+            "needed is HOST:PORT of the head node, from one of the cluster's nodes; the command "
+            "`defectnas search --cluster ray://HOST:PORT` submits a job"
         )
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():

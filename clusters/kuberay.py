@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clusters.command import Job, entrypoint
+from clusters.growth import environment_of
 from clusters.profile import Head, Profile, Workers
 
 Manifest = dict[str, Any]
@@ -219,7 +220,7 @@ def _container(profile: Profile, node: Head | Workers) -> Manifest:
 
 def _environment(profile: Profile) -> list[Manifest]:
     # Programs write to their home, and the image's one is read-only.
-    plain: Mapping[str, str] = {"HOME": "/tmp", **profile.environment}
+    plain: Mapping[str, str] = {"HOME": "/tmp", **environment_of(profile), **profile.environment}
     secrets = [
         {"name": secret.variable, "valueFrom": {"secretKeyRef": {"name": secret.secret, "key": secret.key}}}
         for secret in profile.secrets

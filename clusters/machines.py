@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clusters.command import Job, entrypoint
+from clusters.growth import environment_of
 from clusters.profile import Head, Profile, Workers
 from clusters.slurm import exports, start_options
 
@@ -187,7 +188,9 @@ def _mode(profile: Profile) -> str:
 
 
 def _begin(profile: Profile) -> str:
-    lines = [*exports(profile).splitlines(), _mode(profile), "ulimit -n 65536"]
+    # Its letters mean nothing to a shell.
+    told = [f"export {name}={value}" for name, value in environment_of(profile).items()]
+    lines = [*told, *exports(profile).splitlines(), _mode(profile), "ulimit -n 65536"]
     return "; ".join(lines) + "; "
 
 

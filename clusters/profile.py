@@ -68,7 +68,7 @@ class Workers:
 
     name: str = _setting(MISSING, "of the group")
     min: int = _setting(1, "nodes that are always there; a search waits for them", unit="nodes", ge=0)
-    max: int = _setting(1, "most nodes", unit="nodes", ge=1)
+    max: int = _setting(1, "most nodes; a search asks the autoscaler for up to these", unit="nodes", ge=1)
     cpus: int = _setting(4, "CPUs of a node", ge=1)
     memory_gib: int = _setting(16, "memory of a node", unit="GiB", ge=1)
     gpus: int = _setting(0, "GPUs of a node", ge=0)

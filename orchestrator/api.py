@@ -18,7 +18,7 @@ from orchestrator.candidates import BestCandidate, best_of
 from orchestrator.config import Layer, data_sets_layer, file_layer, resolve, set_layer
 from orchestrator.launch import Launch, TrackingSettings
 from orchestrator.live import Watch
-from orchestrator.pipeline import launch_of, launch_run, override, run_trials
+from orchestrator.pipeline import OF_RAY, ClusterError, check_for_ray, launch_of, launch_run, override, run_trials
 from orchestrator.pipeline import tracking_uri as resolved_tracking_uri
 from orchestrator.profiles import resolve_address
 from orchestrator.report import Listing, RunResult, result_of, results_in
@@ -219,7 +219,16 @@ def resume(
     begun = launch_of(folder)
     check_unchanged(folder, begun)
     launch = _at_address(override(begun, sections))
-    return run_trials(folder, launch, watch or Watch("quiet"), function)
+    # Only what is given now: what the run was made with is for Ray, and is left unused without it.
+    check_for_ray(launch, [name for name in OF_RAY if options.get(name) is not None])
+    try:
+        return run_trials(folder, launch, watch or Watch("quiet"), function)
+    except ClusterError as error:
+        if options.get("cluster") is not None or launch.cluster.address in ("auto", "none"):
+            raise
+        raise ClusterError(
+            f"{error}; the run was begun there; to go on elsewhere: --cluster auto|none|HOST:PORT"
+        ) from error
 
 
 def places(runs: str | Path, storage: str | None) -> tuple[Path, str]:

@@ -160,7 +160,10 @@ def search(
     Exit codes: 0 all trials done, 1 a trial failed, 2 bad input, 130 stopped (and can be resumed).
     """
     from orchestrator import api
+    from orchestrator.cli_remote import is_client_address, search_there
 
+    if cluster is not None and is_client_address(cluster):
+        raise typer.Exit(search_there(cluster, runs, sys.argv[1:], json_))
     result = api.search(
         method=method,
         data=data or [],

@@ -20,7 +20,7 @@ from clusters.connect import AddressError, ClusterUnreachableError, connected, f
 from clusters.nodes import Crew, Node, crew, living_nodes, lost_nodes, on_node
 from clusters.profile import Profile
 from orchestrator import cluster_loads
-from orchestrator.cluster_storage import check_storage
+from orchestrator.cluster_storage import check_storage, held_in
 from orchestrator.cluster_verdicts import (
     Check,
     access_check,
@@ -53,6 +53,7 @@ class Work:
     describe: Callable[[], dict[str, Any]] = on_nodes.describe
     write: Callable[[str, str, int], str] = on_nodes.write_probe
     read: Callable[[str, Sequence[str], float], dict[str, Any]] = on_nodes.read_probes
+    held: Callable[[str], bool] = held_in
     clock: Callable[[], float] = on_nodes.clock
     receive: Callable[[Sequence[Any]], tuple[float, int]] = on_nodes.receive
     all_reduce: Callable[..., tuple[bool, float]] = cluster_loads.all_reduce
@@ -219,7 +220,7 @@ def _check_all(question: Question, report: Report, token: bool, say: Callable[[s
             return
         report.checks.append(versions_check(on_nodes.describe(), heard))
         say("shared storage")
-        report.checks.append(check_storage(question.runs, team, work.write, work.read, timeout_s))
+        report.checks.append(check_storage(question.runs, team, work.write, work.read, work.held, timeout_s))
         say("clocks")
         report.checks.append(clocks_check(team.clock_offsets(work.clock, _ROUNDS, timeout_s)))
         say("broadcast of weights")

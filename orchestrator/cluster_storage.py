@@ -13,6 +13,7 @@ from typing import Any
 
 from clusters.nodes import Crew
 from orchestrator.cluster_verdicts import Check, storage_check
+from orchestrator.files import hold, is_held
 from orchestrator.storage import StorageAwayError, is_uri, open_store, reachable
 from search.errors import InputError
 
@@ -20,7 +21,10 @@ _PROBE_BYTES = 2**16
 _VISIBLE_S = 10.0
 
 
-def check_storage(runs: str, team: Crew, write: Any, read: Any, timeout_s: float) -> Check:
+LOCK = "lock"
+
+
+def check_storage(runs: str, team: Crew, write: Any, read: Any, held: Any, timeout_s: float) -> Check:
     """Return whether all nodes share the place of runs.
 
     Args:
@@ -28,9 +32,17 @@ def check_storage(runs: str, team: Crew, write: Any, read: Any, timeout_s: float
         team: the nodes.
         write: as `clusters.check.write_probe`, for a folder.
         read: as `clusters.check.read_probes`, for a folder.
+        held: as `held_in`, for a folder.
         timeout_s: for each of the two.
     """
-    return _in_store(runs, team, timeout_s) if is_uri(runs) else _in_folder(Path(runs), team, write, read, timeout_s)
+    return (
+        _in_store(runs, team, timeout_s) if is_uri(runs) else _in_folder(Path(runs), team, write, read, held, timeout_s)
+    )
+
+
+def held_in(folder: str) -> bool:
+    """Return whether a process, on whichever node, is seen from here to hold the lock of a folder."""
+    return is_held(Path(folder) / LOCK)
 
 
 def put_probe(uri: str, name: str, size: int) -> str:
@@ -67,7 +79,7 @@ def _in_store(uri: str, team: Crew, timeout_s: float) -> Check:
     return storage_check(uri, wrote, read, advice)
 
 
-def _in_folder(runs: Path, team: Crew, write: Any, read: Any, timeout_s: float) -> Check:
+def _in_folder(runs: Path, team: Crew, write: Any, read: Any, held: Any, timeout_s: float) -> Check:
     made = [path for path in (runs, *runs.parents) if not path.exists()]
     try:
         runs.mkdir(parents=True, exist_ok=True)
@@ -82,6 +94,11 @@ def _in_folder(runs: Path, team: Crew, write: Any, read: Any, timeout_s: float) 
         names = [answer.node.id for answer in wrote if answer.error is None]
         wait_s = min(_VISIBLE_S, timeout_s / 2)
         seen = team.ask(read, lambda i, node: (str(folder), names, wait_s), timeout_s)
+        try:
+            with hold(folder / LOCK, str(folder)):
+                locked = team.ask(held, lambda i, node: (str(folder),), timeout_s)
+        except OSError as error:
+            return Check("storage", "failure", f"{runs}: nothing can be locked there ({error})", "mount it with locks")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         for path in made:
@@ -89,4 +106,4 @@ def _in_folder(runs: Path, team: Crew, write: Any, read: Any, timeout_s: float) 
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
     advice = f"mount one shared file system at {runs} on every node, writable; or give another --runs"
-    return storage_check(str(runs), wrote, seen, advice)
+    return storage_check(str(runs), wrote, seen, advice, locked)

@@ -125,7 +125,9 @@ def versions_check(own: Mapping[str, Any], answers: Sequence[Answer]) -> Check:
     return Check("versions", state, "; ".join([*failures, *warnings]), advice, values)
 
 
-def storage_check(place: str, wrote: Sequence[Answer], read: Sequence[Answer], advice: str) -> Check:
+def storage_check(
+    place: str, wrote: Sequence[Answer], read: Sequence[Answer], advice: str, locked: Sequence[Answer] = ()
+) -> Check:
     """Return whether all nodes share the place of runs.
 
     Args:
@@ -133,6 +135,7 @@ def storage_check(place: str, wrote: Sequence[Answer], read: Sequence[Answer], a
         wrote: sha256 of the file that each node wrote.
         read: what each node then saw of all files, as `clusters.check.read_probes` says; free_bytes is None of a store.
         advice: where a node cannot write, read or see them.
+        locked: whether each node saw that this one holds a lock there; empty of a store, which has none.
     """
     written = {answer.node.id: answer.value for answer in wrote if answer.error is None}
     names = {answer.node.id: answer.node.name for answer in [*wrote, *read]}
@@ -156,12 +159,19 @@ def storage_check(place: str, wrote: Sequence[Answer], read: Sequence[Answer], a
             advice = "the node that does not answer hangs, or its file system does: look at dmesg and mount there"
         return Check("storage", "failure", "; ".join(problems), advice, values)
     text = f"{place}: written and read across {count(len(seen), 'node')}"
+    unlocked = [answer.node.name for answer in locked if not answer.value]
+    if unlocked:
+        text += (
+            f"; a lock that is held here is not seen by {', '.join(unlocked)}: two drivers of one run would both go on"
+        )
     if free is None:
         return Check("storage", "pass", text, values=values)
     text += f", {free:,.1f} GiB free"
     if free < _SPACE_WARNING_GIB:
         state: State = "failure" if free < _SPACE_FAILURE_GIB else "warning"
         return Check("storage", state, text, f"free some space; a search may need {_SPACE_WARNING_GIB:g} GiB", values)
+    if unlocked:
+        return Check("storage", "warning", text, "mount it with locks (NFS: without nolock and local_lock)", values)
     return Check("storage", "pass", text, values=values)
 
 

@@ -83,11 +83,16 @@ def plan(
         InputError: the profile or the command cannot be used.
     """
     profile = read_profile(cluster)
-    job = _job(profile, words, attempt) if words else None
-    if job is None and (not standing or profile.kind in ("slurm", "address")):
+    if not words and (not standing or profile.kind in ("slurm", "address")):
         raise CommandError(f"{cluster}: kind {profile.kind} needs a command: -- search autonad --data /shared/MT")
     if profile.kind == "address" and not profile.jobs:
         raise CommandError(f"{cluster}: jobs: missing; give http://HOST:8265, or use: search --cluster {cluster}")
+    return planned(profile, words, output=output, attempt=attempt)
+
+
+def planned(profile: Profile, words: Sequence[str], *, output: Path | None = None, attempt: int = 1) -> Rendered:
+    """Return the manifests of a profile that is read already; arguments and errors as for `plan`."""
+    job = _job(profile, words, attempt) if words else None
     folder = output or Path("manifests") / (job.id if job else profile.name)
     folder = folder.absolute()
     return Rendered(

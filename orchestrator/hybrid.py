@@ -15,6 +15,8 @@ from typing import Any
 from clusters.connect import offer
 from clusters.executor import Pool as Workers
 from clusters.executor import ray_pool, serial_pool
+from clusters.growth import reach
+from orchestrator.growing import await_label, await_workers, gpu_share
 from orchestrator.nodes import (
     ReturningPool,
     among,
@@ -80,14 +82,16 @@ def ray_hands(context: Context) -> Hands:
     seeing, blind = nodes_that_see(context.folder, ticket.token)
     # Workers elsewhere need the store; without one they are kept to the nodes that share the disk.
     kept = among(seeing) if blind and not trial.get("storage") else {}
-    offered = offer(None, seeing if kept else None)
+    # New nodes are not among those that see the folder, where some do not.
+    offered = offer(None, seeing) if kept else reach(offer(None))
     cpus = max(1, offered.cpus)
     gpus = gpus_for("runtime.device", context.settings.runtime.device, offered.gpus)
     latency = context.settings.latency
     same = latency.device == "auto"
     probe_gpus = gpus if same else gpus_for("latency.device", latency.device, offered.gpus)
     workers, least = int(trial.get("supernet_workers", 1)), int(trial.get("least_workers", 1))
-    everywhere = int(ray.cluster_resources().get("GPU", 0))
+    everywhere = max(offered.gpus, int(ray.cluster_resources().get("GPU", 0)))
+    wait_s = float(trial.get("wait", 0.0))
     if everywhere and gpus and workers > gpus:
         where = f"the nodes that see {context.folder} have" if kept else "the cluster has"
         more = "; give --runs as a folder that all nodes see, or --storage s3://BUCKET/PATH" if kept else ""
@@ -97,13 +101,19 @@ def ray_hands(context: Context) -> Hands:
     # What drives holds a little of one CPU; a group that asked for all of them would wait for ever.
     each = min(1.0, (cpus - _DRIVERS) / workers)
 
+    def say(text: str) -> None:
+        context.ledger.write("waiting", text=text)
+
     @contextmanager
     def pool(make_worker: MakeWorker, kind: str) -> Iterator[Pool]:
         measures, there = kind == "measure", probe_gpus if kind == "measure" else gpus
         # Scorers are as many as asked for; who retrains has a GPU's memory for itself.
         actors = 1 if measures else gpus or scorers if kind == "retrain" else scorers
-        # Half of the GPUs, so that who measures finds room beside scorers; they rest while it measures.
-        gpus_each = 0.5 * min(1.0, there / actors)
+        gpus_each = gpu_share(measures, actors, there) if there else 0
+        if gpus_each:
+            await_workers(1, 0, 1, wait_s, say)
+        if measures and latency.node:
+            await_label(latency.node, wait_s, say)
         on_node = retrainer_on_node if kind == "retrain" else made_on_node
         options = probe_options(latency.node) if measures and latency.node else {**_ANYWHERE, **apart(latency.node)}
         with ray_pool(
@@ -133,6 +143,8 @@ def ray_hands(context: Context) -> Hands:
         if workers == 1 and not gpus:
             train_here(context)
         else:
+            if not kept:
+                await_workers(workers, each, int(bool(gpus)), wait_s, say, least)
             few, far = min(least, workers), ticket if blind and not kept else None
             train_with_ray(context, workers, least=few, cpus=each, gpu=bool(gpus), near=kept or None, far=far)
 
@@ -169,7 +181,7 @@ def apart(node: str) -> dict[str, Any]:
     Args:
         node: KEY=VALUE as for `probe_options`; empty: any node measures.
     """
-    if not node or "resources" not in probe_options(node):
+    if not node or not (there := _labelled(node)) or not _has_slots(there):
         return {}
     key, _, value = node.partition("=")
     return {"label_selector": {key: f"!{value}"}}
@@ -187,15 +199,27 @@ def probe_options(node: str) -> dict[str, Any]:
     import ray
 
     key, _, value = node.partition("=")
-    alive = [n for n in ray.nodes() if n["Alive"]]
-    there = [n for n in alive if n["Labels"].get(key) == value]
+    there = _labelled(node)
     if not there:
-        own = sorted({f"{k}={v}" for n in alive for k, v in n["Labels"].items() if not k.startswith("ray.io/")})
+        labels = [n["Labels"] for n in ray.nodes() if n["Alive"]]
+        own = sorted({f"{k}={v}" for one in labels for k, v in one.items() if not k.startswith("ray.io/")})
         raise NodeMissing(
             f"latency.node: no node of the cluster has the label {node}; there are {', '.join(own) or 'no labels'}"
         )
-    slot = {"resources": {_SLOT: 1}} if all(_SLOT in n["Resources"] for n in there) else {}
+    slot = {"resources": {_SLOT: 1}} if _has_slots(there) else {}
     return {"label_selector": {key: value}, **slot}
+
+
+def _labelled(node: str) -> list[dict[str, Any]]:
+    """Return the living nodes of the connected Ray with a label KEY=VALUE."""
+    import ray
+
+    key, _, value = node.partition("=")
+    return [n for n in ray.nodes() if n["Alive"] and n["Labels"].get(key) == value]
+
+
+def _has_slots(nodes: Sequence[dict[str, Any]]) -> bool:
+    return all(_SLOT in node["Resources"] for node in nodes)
 
 
 def _placed(options: dict[str, Any], kept: dict[str, str]) -> dict[str, Any]:

@@ -99,6 +99,13 @@ class ResourceSettings:
         ge=1,
     )
     parallel: int | Literal["auto"] = setting("auto", "most trials at once; auto: as many as fit", unit="trials", ge=1)
+    wait: float = setting(
+        1800.0,
+        "most time to wait for nodes that an autoscaled cluster is asked for; then the trial fails, but a supernet "
+        "that has least_workers is trained by those that came",
+        unit="s",
+        ge=0,
+    )
     retries: int = setting(
         2, "new attempts at a trial whose process died or raised; bad input is not tried again", ge=0
     )
@@ -111,7 +118,8 @@ class ClusterSettings:
     address: str = setting(
         "auto",
         "HOST:PORT of a Ray cluster; auto: RAY_ADDRESS or one begun with `ray start` here, "
-        "else Ray in this process; none: always Ray in this process; FILE.toml: a cluster profile with an address",
+        "else Ray in this process; none: always Ray in this process; FILE.toml: a cluster profile with an address; "
+        "on the command line also ray://HOST:10001: the search becomes a job of that cluster",
     )
     ray: bool = setting(True, "false: no Ray, the trials one after the other in this process")
     dashboard: bool = setting(False, "Ray's dashboard, where Ray is started in this process")

@@ -218,6 +218,8 @@ def _turn(before: Standing, after: Standing, event: Mapping[str, Any]) -> str | 
         case "architecture":
             size = f"{event['parameters'] / 1e6:.3f} M parameters, {event['macs'] / 1e9:.3f} GMACs"
             return f"architecture of {size}; retraining"
+        case "waiting":
+            return event["text"]
         case "resumed":
             return f"resumed in {event.get('phase', 'search')}"
         case "finished":

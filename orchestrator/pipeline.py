@@ -8,12 +8,12 @@ import dataclasses
 import io
 import os
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.attempt import RUN_HYBRID, RUN_TRIAL, Listener, run_here
 from orchestrator.config import file_layer, resolve
@@ -23,7 +23,7 @@ from orchestrator.launch import Launch, Trial
 from orchestrator.live import Watch
 from orchestrator.prepare import check_storage, mirror_of, pack_data, restore, sharing
 from orchestrator.report import RunResult, result_of
-from orchestrator.resources import TrialResources, drive_only, share_out, spare
+from orchestrator.resources import TrialResources, check_group, drive_only, share_out, spare
 from orchestrator.runs import (
     RunRecord,
     check_name,
@@ -41,6 +41,9 @@ from orchestrator.stored_packs import digest_in
 from search.errors import InputError
 from search.secret_texts import without_secrets
 
+if TYPE_CHECKING:
+    from clusters.connect import Cluster
+
 _TRACKER_PATIENCE_S = 30.0
 
 
@@ -50,6 +53,10 @@ class NoDataError(InputError):
 
 class ClusterError(InputError):
     """The Ray cluster that was asked for cannot be joined."""
+
+
+class NoRayError(InputError):
+    """Resources are given that only Ray can share out, and there is to be no Ray."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -74,9 +81,12 @@ def launch_run(
         function: module:function that runs a trial.
 
     Raises:
-        InputError: there is no data set, one cannot be used, or the name is taken; no run folder is made.
+        InputError: there is no data set, one cannot be used or divided, no node has what is asked for, or the name is
+            taken; no run folder is made.
         Stopped: Ctrl-C or SIGTERM.
     """
+    resources = dataclasses.asdict(launch.resources)
+    check_for_ray(launch, [name for name in OF_RAY if resources[name] != "auto"])
     if not launch.data_sets:
         raise NoDataError("no data set: give --data FOLDER (repeatable), or data_sets in the --config file")
     if name is not None:
@@ -89,35 +99,51 @@ def launch_run(
     if launch.latency.replay:
         launch = override(launch, {"latency": {"replay": str(find_run(launch.latency.replay, runs).resolve())}})
     packs = pack_data(launch.trials(), runs / "packs", watch, launch.storage.cache)
-    run = _create(launch, packs, runs, name, command, taken)
-    watch.note(f"run {run}")
-    return run_trials(run, launch, watch, function, is_new=True)
+    with interruptible() as install_handlers, _joined(launch, install_handlers) as cluster:
+        if cluster is not None:
+            _divided(launch, len(launch.trials()), _grown(cluster))
+        run = _create(launch, packs, runs, name, command, taken)
+        watch.note(f"run {run}")
+        with lock_run(run):
+            _go_on(run, launch, watch, function, nullcontext(cluster), is_new=True)
+    return result_of(run)
 
 
-def run_trials(
-    run: Path, launch: Launch, watch: Watch, function: str = RUN_TRIAL, *, is_new: bool = False
-) -> RunResult:
-    """Run what is left of a run folder: all of a new one, the unfinished and failed of an old one.
+def run_trials(run: Path, launch: Launch, watch: Watch, function: str = RUN_TRIAL) -> RunResult:
+    """Run what is left of a run folder: the unfinished trials, and the failed ones again.
 
-    An old one goes on also while its store is away, which is told later.
+    It goes on also while its store is away, which is told later.
 
     Raises:
         InUseError: another process works on the run.
         ClusterError: the cluster cannot be joined.
+        TooFewResourcesError: no node has what is asked for.
         Stopped: Ctrl-C or SIGTERM.
     """
-    with lock_run(run), interruptible() as install_handlers:
-        left = unfinished(run, read_run(run).trials)
-        trials = [trial for trial in launch.trials() if trial.record in left]
-        try:
-            restore(run, trials, launch, watch)
-            with watch.follow(trials), mirror_of(run, launch, watch, may_wait=not is_new):
-                if trials:
-                    with _tracker(run, launch):
-                        _run(run, trials, launch, watch, function, install_handlers)
-        except KeyboardInterrupt:
-            raise Stopped(run) from None
+    with interruptible() as install_handlers, lock_run(run):
+        _go_on(run, launch, watch, function, _joined(launch, install_handlers))
     return result_of(run)
+
+
+def _go_on(
+    run: Path,
+    launch: Launch,
+    watch: Watch,
+    function: str,
+    joined: "AbstractContextManager[Cluster | None]",
+    *,
+    is_new: bool = False,
+) -> None:
+    left = unfinished(run, read_run(run).trials)
+    trials = [trial for trial in launch.trials() if trial.record in left]
+    try:
+        restore(run, trials, launch, watch)
+        with watch.follow(trials), mirror_of(run, launch, watch, may_wait=not is_new):
+            if trials:
+                with _tracker(run, launch), joined as cluster:
+                    _run(run, trials, launch, watch, function, cluster)
+    except KeyboardInterrupt:
+        raise Stopped(run) from None
 
 
 def launch_of(run: Path) -> Launch:
@@ -171,54 +197,59 @@ def _create(
     return create_run(runs, record, launch.to_yaml(), contents)
 
 
-def _group_of(launch: Launch) -> dict[str, int]:
+def _group_of(launch: Launch) -> dict[str, float]:
     """Return what trial.json says of the workers of a supernet."""
     asked = launch.resources
     scorers = {} if asked.scorers == "auto" else {"scorers": asked.scorers}
-    return {"supernet_workers": asked.workers, "least_workers": asked.least_workers, **scorers}
+    return {"supernet_workers": asked.workers, "least_workers": asked.least_workers, "wait": asked.wait, **scorers}
 
 
 def _run(
-    run: Path,
-    trials: Sequence[Trial],
-    launch: Launch,
-    watch: Watch,
-    function: str,
-    install_handlers: Callable[[], None],
+    run: Path, trials: Sequence[Trial], launch: Launch, watch: Watch, function: str, cluster: "Cluster | None"
 ) -> None:
     names = [trial.record.name for trial in trials]
-    if launch.method == "autonad" and function == RUN_TRIAL:
+    asked, hybrid = launch.resources, launch.method == "autonad"
+    if hybrid and function == RUN_TRIAL:
         function = RUN_HYBRID
-    retries = launch.resources.retries
-    if not launch.cluster.ray:
+    if cluster is None:
         _fix_threads(run, names, spare(_own_cpus()))
-        run_here(run, names, _drawn_at_its_end(run, watch), retries=retries, function=function)
+        run_here(run, names, _drawn_at_its_end(run, watch), retries=asked.retries, function=function)
         return
+    from orchestrator.fleet import run_fleet
+    from orchestrator.growing import await_one
+
+    near, cluster = sharing(run, cluster, watch)
+    # New nodes are not among those that see the run, where some do not.
+    resources = _divided(launch, len(names), _grown(cluster) if near is None else cluster)
+    if hybrid:
+        if resources.parallel > 1 and len(names) > 1:
+            watch.note("resources.parallel: trials side by side disturb each other's latencies")
+        _fix_threads(run, names, 1 if asked.cpus == "auto" else asked.cpus)
+    else:
+        _fix_threads(run, names, max(1, resources.cpus // asked.workers))
+    watch.note(_placed(resources, cluster.address))
+    if near is None:
+        await_one(resources, cluster, asked.wait, watch.note)
+    on_event = _drawn_at_its_end(run, watch)
+    run_fleet(run, names, resources, on_event, retries=asked.retries, function=function, near=near)
+
+
+@contextmanager
+def _joined(launch: Launch, then: Callable[[], None]) -> "Iterator[Cluster | None]":
+    """Join or start Ray for the time of a with-block, None without Ray; `then` is called once it is there."""
+    if not launch.cluster.ray:
+        yield None
+        return
+    from clusters.connect import ClusterUnreachableError, connected
+
+    asked = launch.cluster
     # Ray and Tune print; standard output is the result's.
     with redirect_stdout(io.StringIO()):
-        from clusters.connect import ClusterUnreachableError, connected
-
         try:
-            asked_for = launch.cluster
-            sent = runtime_env(asked_for.runtime_env)
-            with connected(asked_for.address, dashboard=asked_for.dashboard, runtime_env=sent) as cluster:
-                from orchestrator.fleet import run_fleet
-
-                install_handlers()
-                asked = launch.resources
-                near, cluster = sharing(run, cluster, watch)
-                if launch.method == "autonad":
-                    resources = drive_only(asked)
-                    if resources.parallel > 1 and len(names) > 1:
-                        watch.note("resources.parallel: trials side by side disturb each other's latencies")
-                    _fix_threads(run, names, 1 if asked.cpus == "auto" else asked.cpus)
-                else:
-                    nodes = {"node_cpus": cluster.node_cpus, "node_gpus": cluster.node_gpus}
-                    resources = share_out(asked, len(names), cpus=cluster.cpus, gpus=cluster.gpus, **nodes)
-                    _fix_threads(run, names, max(1, resources.cpus // asked.workers))
-                watch.note(_placed(resources, cluster.address))
-                on_event = _drawn_at_its_end(run, watch)
-                run_fleet(run, names, resources, on_event, retries=retries, function=function, near=near)
+            sent = runtime_env(asked.runtime_env)
+            with connected(asked.address, dashboard=asked.dashboard, runtime_env=sent) as cluster:
+                then()
+                yield cluster
         except ClusterUnreachableError as error:
             raise ClusterError(str(error)) from error
 
@@ -239,6 +270,44 @@ def _drawn_at_its_end(run: Path, watch: Watch) -> Listener:
             watch.note(f"{name}: not drawn ({type(error).__name__}: {error})")
 
     return on_event
+
+
+def _grown(cluster: "Cluster") -> "Cluster":
+    from clusters.growth import reach
+
+    return reach(cluster)
+
+
+def _divided(launch: Launch, trials: int, cluster: "Cluster") -> TrialResources:
+    """Return what each of some trials gets of a cluster.
+
+    Raises:
+        TooFewResourcesError: the cluster does not have what is asked for.
+    """
+    if launch.method == "autonad":
+        check_group(launch.resources, launch.runtime.device, cluster.gpus)
+        return drive_only(launch.resources)
+    offered = {name: getattr(cluster, name) for name in ("cpus", "gpus", "node_cpus", "node_gpus")}
+    return share_out(launch.resources, trials, **offered)
+
+
+OF_RAY = ("cpus", "gpus", "parallel")
+"""Settings of `resources` that only Ray can keep."""
+
+
+def check_for_ray(launch: Launch, given: Sequence[str]) -> None:
+    """Check that resources are given only where there is to be Ray.
+
+    Args:
+        launch: what was asked.
+        given: names of settings of `resources`.
+
+    Raises:
+        NoRayError: Ray alone could keep them; the trials would run as if they had not been given.
+    """
+    if given and not launch.cluster.ray:
+        names = ", ".join(f"--{name}" for name in given)
+        raise NoRayError(f"{names}: without Ray the trials run one by one on what this machine has; leave out {names}")
 
 
 def _check_cluster(launch: Launch) -> None:

@@ -24,7 +24,7 @@ def pack_data(trials: Sequence[Trial], packs_folder: Path, watch: Watch, cache: 
         cache: folder for data sets that are fetched, see `StorageSettings`.
 
     Raises:
-        InputError: a data set cannot be used.
+        InputError: a data set cannot be used, or not be divided as a trial needs it.
     """
     from search.data.readers import open_dataset
 
@@ -48,12 +48,15 @@ def _data_here(place: str, watch: Watch, cache: str) -> Path:
 
 
 def _packed(data_set: Any, trial: Trial, cache: Path, watch: Watch) -> Path:
+    from search.data.loaders import divisible
     from search.data.pack import build_pack
 
     name, seed = trial.data_set.name, trial.settings.seed
     with watch.counting(f"packing {name}") as count:
         pack = build_pack(data_set, trial.settings.data, seed, cache, count)
     tiles = f"{len(pack.train.tiles)} training and {len(pack.test.tiles)} test tiles"
+    if trial.record.method != "random" or trial.settings.retrain.validation_fraction:
+        divisible(pack.train)
     watch.note(f"{name}, seed {seed}: {len(data_set.samples)} images, {tiles} of {pack.image_size} px")
     return pack.folder
 
@@ -76,9 +79,8 @@ def restore(run: Path, trials: Sequence[Trial], launch: Launch, watch: Watch) ->
         new = dict(content)
         if name in packs:
             new |= {"pack": str(packs[name]), "pack_digest": digest_in(packs[name])}
-        if (run / "forms.json").exists():
-            # It came with the run from another machine, with what was decided there.
-            new["forms"] = str(run / "forms.json")
+        # Written to, so never where a record of another machine says. One in the run came with it from elsewhere.
+        new["forms"] = str((run if (run / "forms.json").exists() else run.parent) / "forms.json")
         new.pop("storage", None)
         if launch.storage.uri:
             new["storage"] = {"uri": launch.storage.uri, "cache": launch.storage.cache}

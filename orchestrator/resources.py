@@ -38,6 +38,23 @@ def drive_only(asked: ResourceSettings) -> TrialResources:
     return TrialResources(0, 0.0, 1 if asked.parallel == "auto" else asked.parallel)
 
 
+def check_group(asked: ResourceSettings, device: str, gpus: int) -> None:
+    """Check that the workers of a supernet find a GPU each, where there are any and they may be used.
+
+    Args:
+        asked: the settings.
+        device: the setting `runtime.device`.
+        gpus: of the cluster, grown as far as it can.
+
+    Raises:
+        TooFewResourcesError: there are fewer GPUs than workers.
+    """
+    if device != "cpu" and gpus and asked.workers > gpus:
+        raise TooFewResourcesError(
+            f"resources.workers: {asked.workers} workers with a GPU each; the cluster has {gpus} GPUs at most"
+        )
+
+
 def share_out(
     asked: ResourceSettings, trials: int, *, cpus: int, gpus: int, node_cpus: int, node_gpus: int
 ) -> TrialResources:

@@ -84,6 +84,8 @@ def train_with_ray(
             num_workers=workers if least == workers else (least, workers),
             use_gpu=gpu,
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
+            # On as few nodes as they fit on: gradients travel in every step.
+            placement_strategy="PACK",
             label_selector=near,
         ),
         run_config=RunConfig(

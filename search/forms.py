@@ -113,6 +113,6 @@ def _read(memory: Path) -> dict[str, dict[str, Any]]:
 @contextmanager
 def _locked(memory: Path) -> Iterator[None]:
     memory.parent.mkdir(parents=True, exist_ok=True)
-    with memory.with_name(f"{memory.name}.lock").open("w") as file:
+    with memory.with_name(f"{memory.name}.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

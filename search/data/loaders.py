@@ -101,6 +101,19 @@ def divide(tiles: TileSet, fraction: float, seed: int) -> tuple[np.ndarray, np.n
     Raises:
         TooFewTilesError: there are less than two groups.
     """
+    members = divisible(tiles)
+    taken = pick([_unit(tiles, name, inside) for name, inside in members.items()], fraction, seed)
+    is_taken = np.zeros(len(tiles.tiles), bool)
+    is_taken[[i for name in taken for i in members[name]]] = True
+    return np.flatnonzero(~is_taken), np.flatnonzero(is_taken)
+
+
+def divisible(tiles: TileSet) -> dict[str, list[int]]:
+    """Return the indices of the tiles of each group that `divide` keeps together.
+
+    Raises:
+        TooFewTilesError: there are less than two groups.
+    """
     members: dict[str, list[int]] = defaultdict(list)
     for index, tile in enumerate(tiles.tiles):
         members[_unit_name(tiles, tile.source)].append(index)
@@ -109,10 +122,7 @@ def divide(tiles: TileSet, fraction: float, seed: int) -> tuple[np.ndarray, np.n
             f"data.alpha_fraction: all training tiles show one part ({next(iter(members))}); "
             "2 or more are needed to divide them"
         )
-    taken = pick([_unit(tiles, name, inside) for name, inside in members.items()], fraction, seed)
-    is_taken = np.zeros(len(tiles.tiles), bool)
-    is_taken[[i for name in taken for i in members[name]]] = True
-    return np.flatnonzero(~is_taken), np.flatnonzero(is_taken)
+    return members
 
 
 def _unit_name(tiles: TileSet, source: int) -> str:

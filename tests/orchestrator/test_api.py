@@ -51,8 +51,10 @@ def test_a_wrong_configuration_is_an_exception(surfaces, tmp_path):
 def test_resources_given_on_resuming_hold_for_that_launch_alone(surfaces, tmp_path):
     run = searched(surfaces, tmp_path, "fails", name="r").folder
     before = (run / "config.yaml").read_text()
-    api.resume("r", runs=tmp_path / "runs", parallel=1, ray=False, function="trial_doubles:chosen")
+    api.resume("r", runs=tmp_path / "runs", workers=1, ray=False, function="trial_doubles:chosen")
     assert (run / "config.yaml").read_text() == before
+    with pytest.raises(InputError, match="--parallel: without Ray"):
+        api.resume("r", runs=tmp_path / "runs", parallel=1, ray=False, function="trial_doubles:chosen")
 
 
 def test_every_command_has_its_function_and_the_readme_lists_them_all():

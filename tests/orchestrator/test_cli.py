@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from clusters import connect
 from orchestrator import api, cli
 from orchestrator.runs import lock_run
 
@@ -155,6 +157,7 @@ def test_bad_input_that_only_the_trial_finds_gives_exit_code_2_too(run, surfaces
         ),
         ([*quickly("DATA"), "--name", "a/b"], "--name 'a/b': not allowed"),
         ([*quickly("DATA"), "--tracking-uri", "ftp://x"], "tracking.uri: 'ftp://x' is no tracking URI"),
+        ([*quickly("DATA"), "--cpus", "2", "--gpus", "1"], "--cpus, --gpus: without Ray the trials run one by one"),
         ([*quickly("DATA"), "--ray", "--cluster", "here"], "cluster 'here': needed is HOST:PORT"),
         ([*quickly("DATA"), "--ray", "--cluster", "127.0.0.1:1"], "cluster '127.0.0.1:1': no Ray answers there"),
         (["resume", "nothing"], "no run 'nothing' in runs"),
@@ -186,6 +189,35 @@ def test_a_bad_image_stops_before_there_is_a_run(run, surfaces, tmp_path):
     assert [path for path in (tmp_path / "runs").glob("packs/*") if path.name.startswith("cut")] == []
 
 
+def test_what_cannot_be_divided_stops_before_there_is_a_run(run, surfaces, tmp_path):
+    for part in ("images", "masks"):
+        (tmp_path / "two" / part).mkdir(parents=True)
+        for path in sorted((surfaces / "good" / part).iterdir())[:2]:
+            shutil.copy(path, tmp_path / "two" / part)
+    done = run(*quickly(tmp_path / "two"), "--quiet")
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "all training tiles show one part" in done.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["packs"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["asdet", "--cpus", "64"], "asks for 64 CPUs and 1 GPUs; the largest node has 4 and 2"),
+        (["autonad", "--workers", "3"], "3 workers with a GPU each; the cluster has 2 GPUs"),
+    ],
+)
+def test_more_than_the_cluster_has_stops_before_there_is_a_run(run, surfaces, tmp_path, monkeypatch, words, message):
+    monkeypatch.setattr(connect, "connected", lambda *_, **__: nullcontext(connect.Cluster(None, 4, 2, 4, 2)))
+    quick = ["--budget", "smoke", "--set", "data.image_size=32", "--no-tracking", "--quiet"]
+    done = run("search", *words, *quick, "--data", surfaces / "good")
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert message in done.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["packs"]
+
+
 def test_a_full_disk_is_one_line(run, surfaces, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "runs/x")
@@ -213,6 +245,19 @@ def test_resume_packs_again_what_is_gone(run, surfaces, tmp_path):
     pack = json.loads((tmp_path / "runs" / "r" / "trials" / "fails-s0" / "trial.json").read_text())["pack"]
     assert (tmp_path / "runs" / "packs").resolve() in surfaces.__class__(pack).parents
     assert list((tmp_path / "runs" / "packs").iterdir())
+
+
+def test_a_resumed_run_writes_no_decisions_where_its_record_says(run, surfaces, tmp_path):
+    run(*quickly(surfaces / "fails"), "--name", "r")
+    record = tmp_path / "runs/r/trials/fails-s0/trial.json"
+    content = json.loads(record.read_text())
+    assert content["forms"] == str(tmp_path / "runs/forms.json")
+    record.write_text(json.dumps({**content, "forms": str(tmp_path / "elsewhere")}))
+    run("resume", "r", "--no-ray")
+    assert json.loads(record.read_text())["forms"] == content["forms"]
+    (tmp_path / "runs/r/forms.json").write_text("{}")
+    run("resume", "r", "--no-ray")
+    assert json.loads(record.read_text())["forms"] == str(tmp_path / "runs/r/forms.json")
 
 
 def test_a_run_in_use_is_refused(run, surfaces, tmp_path):

@@ -295,11 +295,58 @@ def test_a_search_takes_the_address_of_a_profile(run, tmp_path):
     assert "kuberay.toml: address: missing" in done.stderr
 
 
-def test_ray_client_is_refused_with_what_to_use_instead(run, tmp_path):
-    done = run("search", "asdet", "--data", tmp_path, "--budget", "smoke", "--cluster", "ray://head:10001")
+def test_an_address_of_ray_client_makes_the_search_a_job_of_that_cluster(run, tmp_path, monkeypatch):
+    from orchestrator import cli_remote
+
+    submitted, followed = [], []
+    monkeypatch.setattr(cli_remote, "_access", lambda address, jobs: {})
+    monkeypatch.setattr(clusters_api, "submit", lambda rendered: not submitted.append(rendered))
+    monkeypatch.setattr(cli_remote.subprocess, "run", lambda argv, **_: followed.append(argv))
+    monkeypatch.setattr(cli_remote, "_ended", lambda jobs, job, json_: 1)
+    words = [
+        "search",
+        "asdet",
+        "--data",
+        "/shared/MT",
+        "--budget",
+        "smoke",
+        "--name",
+        "n",
+        "--cluster=ray://head:10001",
+    ]
+    monkeypatch.setattr(sys, "argv", ["defectnas", *words, "--runs", "/shared/runs"])
+    done = run(*words, "--runs", "/shared/runs")
+    assert done.exit_code == 1
+    assert "submitted: n, run n in /shared/runs, by http://head:8265" in done.stderr
+    (step,) = submitted[0].steps
+    given = step.argv[step.argv.index("--", 4) + 1 :]
+    assert step.argv[:5] == ("ray", "job", "submit", "--address", "http://head:8265")
+    assert list(given[:8]) == ["defectnas", "cluster", "run", "--name", "n", "--runs", "/shared/runs", "--nodes"]
+    assert list(given[10:]) == ["search", "asdet", "--data", "/shared/MT", "--budget", "smoke"]
+    assert followed[0][-4:] == ["--address", "http://head:8265", "--follow", "n"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--runs", "runs"], "--runs runs: with --cluster ray://... seen from the nodes"),
+        (["--runs", "/shared/runs", "--data", "MT"], "--data MT: seen from the nodes, so it has to be absolute"),
+        (["--runs", "/shared/runs"], "its jobs are taken at http://127.0.0.1:8265, and nothing answers there"),
+    ],
+)
+def test_what_cannot_become_a_job_of_that_cluster_is_one_line(run, monkeypatch, words, said):
+    from orchestrator import cli_remote
+
+    def away(*_, **__):
+        raise ConnectionRefusedError(111, "refused")
+
+    monkeypatch.setattr(cli_remote.urllib.request, "urlopen", away)
+    words = ["search", "asdet", "--budget", "smoke", "--cluster", "ray://127.0.0.1:10001", *words]
+    monkeypatch.setattr(sys, "argv", ["defectnas", *words])
+    done = run(*words)
     assert done.exit_code == 2
-    assert "needed is HOST:PORT of the head node" in done.stderr
-    assert "defectnas cluster submit" in done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("words", [["cluster"], ["cluster", "render"], ["cluster", "submit"]])

@@ -13,6 +13,10 @@ from typer.testing import CliRunner
 from orchestrator import cli
 from orchestrator.cluster_storage import check_storage
 from orchestrator.storage import open_store
+from search.data.pack import build_pack
+from search.data.readers import open_dataset
+from search.hybrid_settings import LatencySettings
+from search.settings import DataSettings, RuntimeSettings, Settings
 
 DOUBLES = Path(__file__).resolve().parents[1] / "doubles"
 LABEL = "defectnas/device=jetson"
@@ -70,6 +74,50 @@ def test_a_healthy_cluster_is_seen_whole_and_left_as_it_was(address, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+PLACES = """
+import json, sys
+from pathlib import Path
+from clusters.connect import connected
+from orchestrator.hybrid import ray_hands
+from places import here
+from search.trial import open_context, read_trial
+folder = Path(sys.argv[2])
+
+def work():
+    hands = ray_hands(open_context(folder, read_trial(folder), None))
+    with hands.pool(here, "score") as scorers, hands.pool(here, "measure") as probes:
+        return [[outcome.value for outcome in pool.map([4] * 6)] for pool in (scorers, probes)]
+
+with connected(sys.argv[1]):
+    import ray
+    from ray.util.placement_group import placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+    board = [node["NodeID"] for node in ray.nodes() if node["Labels"].get("defectnas/device") == "jetson"]
+    # As Tune runs what drives a trial: in a little room of its own, which what it begins would have to fit into.
+    room = PlacementGroupSchedulingStrategy(placement_group([{"CPU": 0.01}]), placement_group_capture_child_tasks=True)
+    at = ray.get(ray.remote(work).options(num_cpus=0.01, scheduling_strategy=room).remote())
+print(json.dumps([board, *at]))
+"""
+
+
+@pytest.mark.timeout(400)
+def test_evaluators_are_on_different_nodes_and_the_probe_on_that_of_the_label(address, surfaces, tmp_path):
+    settings = Settings(
+        data=DataSettings(image_size=32),
+        latency=LatencySettings(node=LABEL),
+        runtime=RuntimeSettings(threads=1, device="cpu"),
+    )
+    pack = build_pack(open_dataset(surfaces / "good"), settings.data, 0, tmp_path / "packs")
+    trial = {"method": "autonad", "data": "good", "name": "good", "pack": str(pack.folder), "scorers": 3}
+    (tmp_path / "trial.json").write_text(json.dumps({**trial, "settings": settings.to_dict()}))
+    command = [sys.executable, "-c", PLACES, address, str(tmp_path)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    board, scored, measured = json.loads(done.stdout)
+    assert len(set(scored)) == 3
+    assert set(measured) == set(board)
+
+
 @pytest.mark.timeout(400)
 def test_nodes_write_to_a_store_and_read_what_the_others_wrote(address, bucket, tmp_path):
     words = ["cluster", "check", "--cluster", address, "--mib", 1, "--json", "--runs"]
@@ -80,7 +128,7 @@ def test_nodes_write_to_a_store_and_read_what_the_others_wrote(address, bucket, 
 
 
 def test_a_store_that_this_machine_cannot_use_fails_before_nodes_are_asked(bucket):
-    missing = check_storage(f"{bucket}-no/runs", None, None, None, 60.0)
+    missing = check_storage(f"{bucket}-no/runs", None, None, None, None, 60.0)
     assert missing.state == "failure"
     assert "there is no such bucket" in missing.found
 

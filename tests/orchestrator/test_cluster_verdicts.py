@@ -6,6 +6,7 @@ from rich.console import Console
 
 from clusters.nodes import Answer, Node
 from orchestrator import cluster_verdicts
+from orchestrator.cluster_storage import LOCK, held_in
 from orchestrator.cluster_tables import report_tables
 from orchestrator.cluster_verdicts import (
     access_check,
@@ -16,6 +17,7 @@ from orchestrator.cluster_verdicts import (
     reduce_check,
     versions_check,
 )
+from orchestrator.files import hold
 
 HEAD = Node("00aa", "head", "10.0.0.10", {"CPU": 8.0, "memory": 2.0**34, "node:__internal_head__": 1.0}, {})
 TAGS = {"defectnas/device": "rtx3090"}
@@ -104,6 +106,19 @@ def test_storage_fails_where_bytes_differ_or_little_is_free():
     refused = storage_check("/s", [wrote[0], Answer(ONE, error="PermissionError: no")], answers([seen("a", None, 9)]))
     assert refused.advice == "mount it"
     assert refused.found == "one/11aa cannot write there (PermissionError: no)"
+
+
+def test_locks_that_stay_on_their_node_are_a_warning(tmp_path):
+    read = answers([{"files": {}, "free_bytes": 50 * 2**30, "seconds": 0.1}] * 2)
+    alone = cluster_verdicts.storage_check("/s", [], read, "mount it", answers([True, False]))
+    assert alone.state == "warning"
+    assert f"not seen by {ONE.name}: two drivers of one run would both go on" in alone.found
+    assert "nolock" in alone.advice
+    assert cluster_verdicts.storage_check("/s", [], read, "mount it", answers([True, True])).state == "pass"
+    assert not held_in(str(tmp_path))
+    with hold(tmp_path / LOCK, "it"):
+        assert held_in(str(tmp_path))
+    assert not held_in(str(tmp_path))
 
 
 def test_a_clock_is_held_against_what_the_round_trip_leaves_sure():
