@@ -260,6 +260,28 @@ def test_a_resumed_run_writes_no_decisions_where_its_record_says(run, surfaces, 
     assert json.loads(record.read_text())["forms"] == str(tmp_path / "runs/r/forms.json")
 
 
+def test_a_run_whose_cluster_is_gone_goes_on_elsewhere(run, surfaces, tmp_path, monkeypatch):
+    run(*quickly(surfaces / "fails"), "--name", "r")
+    config = tmp_path / "runs/r/config.yaml"
+    begun = config.read_text().replace("address: auto", "address: 127.0.0.1:1").replace("ray: false", "ray: true")
+    config.write_text(begun)
+    done = run("resume", "r", "--quiet")
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "'127.0.0.1:1': no Ray answers there" in done.stderr
+    assert done.stderr.endswith("to go on elsewhere: --cluster auto|none|HOST:PORT\n")
+    asked = []
+
+    def refused(address, **_):
+        asked.append(address)
+        raise connect.ClusterUnreachableError("far enough")
+
+    monkeypatch.setattr(connect, "connected", refused)
+    done = run("resume", "r", "--quiet", "--cluster", "none")
+    assert (asked, done.stderr) == (["none"], "defectnas: far enough\n")
+    assert config.read_text() == begun
+
+
 def test_a_run_in_use_is_refused(run, surfaces, tmp_path):
     run(*quickly(surfaces / "fails"), "--name", "r")
     with lock_run(tmp_path / "runs" / "r"):

@@ -114,14 +114,7 @@ def test_killed_it_can_be_resumed_at_once(surfaces, tmp_path, environment):
     process.kill()
     process.wait()
     (run / "trials" / "waits-s0" / "go").touch()
-    # As if it had been begun on a cluster whose head is gone.
-    config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(config.replace("address: auto", "address: 127.0.0.1:1"))
-    resume = [sys.executable, str(DOUBLE_CLI), "resume", "r", "--json"]
-    done = subprocess.run(resume, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith("to go on elsewhere: --cluster auto|none|HOST:PORT")
-    resumed = [*resume, "--cluster", "auto"]
+    resumed = [sys.executable, str(DOUBLE_CLI), "resume", "r", "--json"]
     done = subprocess.run(resumed, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     # A killed process cannot clear away; the folder of its Ray is all that stays.
