@@ -115,7 +115,7 @@ def ray_hands(context: Context) -> Hands:
         if measures and latency.node:
             await_label(latency.node, wait_s, say)
         on_node = retrainer_on_node if kind == "retrain" else made_on_node
-        options = probe_options(latency.node) if measures and latency.node else {**_ANYWHERE, **apart(latency.node)}
+        where = (probe_options if measures and latency.node else apart)(latency.node)
         with ray_pool(
             partial(on_node, ticket, make_worker),
             actors=actors,
@@ -124,7 +124,7 @@ def ray_hands(context: Context) -> Hands:
             threads=context.threads,
             retries=_RETRIES,
             timeout_s=None if kind == "retrain" else context.settings.evolution.timeout or None,
-            options=_placed(options, kept),
+            options=_placed({**_ANYWHERE, **where}, kept),
         ) as made:
             if measures:
                 yield _Quiet(made, computing)
