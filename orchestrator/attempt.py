@@ -1,6 +1,5 @@
 """One attempt at a trial, wherever it runs: alone on its folder, its failure written down in it."""
 
-import errno
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from orchestrator.files import hold, write_atomically
 from orchestrator.group import run_in_group
 from orchestrator.runs import read_json, trial_folder
-from search.errors import InputError
+from search.errors import InputError, is_disk_full
 from search.secret_texts import without_secrets
 
 Listener = Callable[[str, Mapping[str, Any]], None]
@@ -41,6 +40,7 @@ def attempt(folder: Path, function: str, emit: Callable[[dict[str, Any]], None])
 
     Raises:
         TrialFailedError: the trial raised; error.txt is written.
+        OSError: the disk is so full that error.txt could not be written.
         InUseError: another process still works on the trial after a minute.
     """
     # The worker of a killed launch may outlive it by seconds; two writers would spoil the ledger.
@@ -50,7 +50,8 @@ def attempt(folder: Path, function: str, emit: Callable[[dict[str, Any]], None])
             workers = read_json(folder / "trial.json").get("workers", 1)
             run_in_group(function, folder, lambda event: emit(_light(event)), workers)
         except Exception as error:
-            write_atomically(folder / "error.txt", _report(error))
+            # Where the disk has no room for this either, that is raised.
+            write_atomically(folder / "error.txt", _report(error, folder))
             text = without_secrets(f"{type(error).__name__}: {error}")
             raise TrialFailedError(text, _is_final(error)) from error
 
@@ -88,12 +89,14 @@ def _light(event: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_final(error: BaseException) -> bool:
     """Return whether the same attempt would end the same: bad input, or a disk that is full."""
-    return isinstance(error, InputError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+    return isinstance(error, InputError) or is_disk_full(error)
 
 
-def _report(error: BaseException) -> str:
+def _report(error: BaseException, folder: Path) -> str:
     text = "".join(traceback.format_exception(error))
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"The disk is full ({error.filename}); free some space, then resume the run.\n\n{text}"
+    if is_disk_full(error):
+        # What is thrown while a file is written names none.
+        place = getattr(error, "filename", None) or folder
+        return f"The disk is full ({place}); free some space, then resume the run.\n\n{text}"
     # What broke may show the address that it asked, with its password.
     return without_secrets(f"{type(error).__name__}: {error}\n\n{text}")

@@ -44,9 +44,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         # mkstemp makes private files; a run is read by others as any file that the user writes.
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            # Writing, unlike opening, does not say where.
+            error.filename = error.filename or str(path)
         raise
 
 

@@ -24,6 +24,7 @@ from orchestrator.attempt import RUN_TRIAL, Listener, TrialFailedError, attempt
 from orchestrator.files import write_atomically
 from orchestrator.resources import TrialResources
 from orchestrator.runs import trial_folder
+from search.errors import is_disk_full
 from search.secret_texts import without_secrets
 
 _DRIVER_CPU = 0.01
@@ -85,8 +86,10 @@ def run_fleet(
         folder = trial_folder(run, name)
         # A process that was killed has written nothing itself.
         if not (folder / "metrics.json").exists() and not (folder / "error.txt").exists():
-            texts = [f"{result.error}\n" for result in results if (result.config or {}).get("name", name) == name]
-            ended = "the process of the trial ended:\n" + "".join(texts)
+            errors = [result.error for result in results if (result.config or {}).get("name", name) == name]
+            ended = "the process of the trial ended:\n" + "".join(f"{error}\n" for error in errors)
+            if not any(errors):
+                ended = f"The disk is full ({folder}); free some space, then resume the run.\n"
             write_atomically(folder / "error.txt", without_secrets(ended))
 
 
@@ -98,8 +101,8 @@ def _trainable(config: dict[str, Any]) -> None:
     folder = trial_folder(Path(config["run"]), config["name"])
     try:
         attempt(folder, config["function"], lambda event: tune.report({"event": event}))
-    except TrialFailedError as failure:
-        if not failure.final:
+    except (TrialFailedError, OSError) as failure:
+        if not (failure.final if isinstance(failure, TrialFailedError) else is_disk_full(failure)):
             raise
         # Ended as if well, because Tune would try again what an exception ended.
         tune.report({"event": {"event": "failed"}})

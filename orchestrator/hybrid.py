@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clusters.connect import offer
-from clusters.executor import Pool, ray_pool, serial_pool
+from clusters.executor import Pool, put, ray_pool, serial_pool
 from orchestrator.nodes import (
     ReturningPool,
     among,
@@ -32,6 +32,7 @@ from search.trial import read_trial
 
 _RETRIES = 2
 _DRIVERS = 0.1
+_FETCH_S = 600.0
 _SLOT = "latency_slot"
 _ANYWHERE = {"scheduling_strategy": "SPREAD"}
 """Also outside of what Tune set aside for the trial, which only drives."""
@@ -91,7 +92,8 @@ def ray_hands(context: Context) -> Hands:
         measures, latency = kind == "measure", context.settings.latency
         # Half a GPU, so that who measures finds room beside scorers; they rest while it measures.
         gpus_each = 0.5 if gpus and not (measures and latency.device == "cpu") else 0
-        on_node = retrainer_on_node if kind == "retrain" else made_on_node
+        silence_s = context.settings.runtime.silence
+        on_node = partial(retrainer_on_node, silence_s=silence_s) if kind == "retrain" else made_on_node
         with ray_pool(
             partial(on_node, ticket, make_worker),
             actors=1 if measures else scorers,
@@ -99,14 +101,15 @@ def ray_hands(context: Context) -> Hands:
             gpus=gpus_each,
             threads=context.threads,
             retries=_RETRIES,
+            # A retraining takes hours; that it goes on is seen by its epochs.
             timeout_s=None if kind == "retrain" else context.settings.evolution.timeout or None,
             options=_placed(probe_options(latency.node) if measures and latency.node else _ANYWHERE, kept),
         ) as workers:
             yield ReturningPool(workers) if kind == "retrain" else workers
 
     def share(weights: Weights) -> Any:
-        reference = ray.put(dict(weights))
-        return partial(_fetched, reference)
+        megabytes = sum(value.nbytes for value in weights.values()) / 1e6
+        return partial(_fetched, put(dict(weights), f"the supernet's weights ({megabytes:.0f} MB)"))
 
     def train(context: Context) -> None:
         if workers == 1 and not gpus:
@@ -151,7 +154,12 @@ def _placed(options: dict[str, Any], kept: dict[str, str]) -> dict[str, Any]:
 def _fetched(reference: Any) -> Weights:
     import ray
 
-    return ray.get(reference)
+    try:
+        return ray.get(reference, timeout=_FETCH_S)
+    except ray.exceptions.GetTimeoutError as error:
+        raise TimeoutError(
+            f"the supernet's weights did not reach this node in {_FETCH_S:g} s; its object store may be full"
+        ) from error
 
 
 def _ray_is_connected() -> bool:

@@ -184,7 +184,8 @@ def _turn(before: Standing, after: Standing, event: Mapping[str, Any]) -> str | 
             said = f"{event['strategy']}, generation {event['generation']}/{event['generations']}"
             return f"{said}: {event['scored']} of {event['candidates']} scored, {best}"
         case "quarantined":
-            return f"candidate {event['digest'][:8]} left out: {event['error']}"
+            what = "finalist" if event.get("phase") == "retrain" else "candidate"
+            return f"{what} {event['digest'][:8]} left out: {event['error']}"
         case "finalist":
             return f"finalist {event['done']}/{event['of']}: test mIoU {100 * event['miou']:.1f} %"
         case "architecture":

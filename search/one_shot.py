@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -22,7 +23,7 @@ from models.hybrid_space import HybridSpace
 from search.checkpoint import pack_module, pack_optimizer, save_checkpoint, unpack, unpack_optimizer
 from search.context import Context
 from search.data.loaders import divide, seed_of
-from search.distributed import average_gradients, rank, world_size
+from search.distributed import average_gradients, rank, save_together, world_size
 from search.hybrid_settings import SupernetSettings, space_of
 from search.losses import class_weights, weighted_cross_entropy
 from search.preflight import check_supernet
@@ -67,6 +68,7 @@ def train_supernet(context: Context, after_epoch: Callable[[int], None] = lambda
 
     Raises:
         InputError: it does not fit into memory, or the processes of the group disagree; all raise the same.
+        OSError: the disk is full; all raise the same.
     """
     settings = context.settings.supernet
     training = _start(context)
@@ -85,23 +87,7 @@ def train_supernet(context: Context, after_epoch: Callable[[int], None] = lambda
         training.seconds += seconds
         last = training.epoch == settings.epochs
         probed = _probe(context, scorer) if last or training.epoch % settings.validate_every == 0 else None
-        context.ledger.write(
-            "epoch",
-            phase="supernet",
-            epoch=training.epoch,
-            epochs=settings.epochs,
-            step=training.epoch,
-            steps=settings.epochs,
-            loss=loss,
-            iou=None,
-            seconds=seconds,
-            lr=rate,
-            updates=steps,
-            workers=world_size(),
-            **({"probes": probed} if probed else {}),
-        )
-        if last or training.epoch % context.settings.runtime.checkpoint_every == 0:
-            _save(context, training)
+        save_together(partial(_record, context, training, rate, seconds, (loss, steps), probed), context.folder)
         after_epoch(training.epoch)
     return training.network
 
@@ -238,6 +224,35 @@ def probe_subnets(space: HybridSpace, count: int, seed: int) -> list[HybridArchi
     """Return the smallest, the largest and so many fixed random subnets."""
     drawn = [space.sample(random.Random(f"{seed}/probe/{k}")) for k in range(count)]
     return [space.smallest(), space.largest(), *drawn]
+
+
+def _record(
+    context: Context,
+    training: Training,
+    rate: float,
+    seconds: float,
+    progress: tuple[float, int],
+    probed: list[dict[str, float]] | None,
+) -> None:
+    """Write what an epoch came to, and now and then a checkpoint."""
+    settings, (loss, steps) = context.settings, progress
+    context.ledger.write(
+        "epoch",
+        phase="supernet",
+        epoch=training.epoch,
+        epochs=settings.supernet.epochs,
+        step=training.epoch,
+        steps=settings.supernet.epochs,
+        loss=loss,
+        iou=None,
+        seconds=seconds,
+        lr=rate,
+        updates=steps,
+        workers=world_size(),
+        **({"probes": probed} if probed else {}),
+    )
+    if training.epoch == settings.supernet.epochs or training.epoch % settings.runtime.checkpoint_every == 0:
+        _save(context, training)
 
 
 def _save(context: Context, training: Training) -> None:

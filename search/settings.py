@@ -162,6 +162,13 @@ class RuntimeSettings:
     channels_last: Literal["auto", "on", "off"] = setting("auto", "memory order of the feature maps; auto as for form")
     precision: Literal["float32", "bfloat16"] = setting("float32", "autocast precision; batch norm stays in float32")
     checkpoint_every: int = setting(1, "epochs between checkpoints", unit="epochs", ge=1)
+    silence: float = setting(
+        3600.0,
+        "AutoNAD with Ray: longest that a retraining may take for an epoch, for what comes before the first or after "
+        "the last; then its worker is ended and replaced and goes on from the checkpoint; 0: any time",
+        unit="s",
+        ge=0,
+    )
     test_threshold: float = setting(0.5, "probability above which a pixel is a defect", gt=0, lt=1)
 
 
