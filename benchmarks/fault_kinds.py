@@ -162,6 +162,27 @@ def candidate_poisonous(ground: Ground, name: str, generator: Random) -> Verdict
     return _faulty(ground, name, generator, "poison")
 
 
+def retraining_hangs(ground: Ground, name: str, generator: Random) -> Verdict:
+    """A retraining is silent for too long; its process ends itself, and another goes on."""
+    whole = ground.whole / "trials" / NAME
+    digest = generator.choice([path.name[:8] for path in (whole / "finalists").iterdir()])
+    changes = {"runtime": {"silence": 40}}
+    folder, _ = _with_faulty(ground, name, {"fault": "hang", "digest": digest, "kind": "retrain"}, changes)
+    return judge(ground, folder)
+
+
+def finalist_poisonous(ground: Ground, name: str, generator: Random) -> Verdict:
+    """The winner kills every retrainer that it is given to; the next of the ranking takes its place."""
+    best = json.loads((ground.whole / "trials" / NAME / "candidates.json").read_text())["best"]
+    folder, said = _with_faulty(ground, name, {"fault": "poison", "digest": best, "kind": "retrain"}, {})
+    metrics = json.loads((folder / "metrics.json").read_text())
+    named = [lost["digest"] for lost in metrics["quarantined"]]
+    if named != [best] or said.count("quarantined") != 1:
+        raise RuntimeError(f"the finalist was not named: {named}")
+    verdict = judge(ground, folder)
+    return Verdict(verdict.survived and len(metrics["finalists"]) == 2, verdict.lost, False)
+
+
 def checkpoint_damaged(ground: Ground, name: str, generator: Random, *, how: str) -> Verdict:
     """A training is cut off, and its newest checkpoint is truncated or has one bit turned."""
     from orchestrator.hybrid import serial_hands
@@ -250,20 +271,11 @@ def _on_cluster(
 
 
 def _faulty(ground: Ground, name: str, generator: Random, fault: str) -> Verdict:
-    from orchestrator.hybrid import ray_hands
-    from search.hybrid_trial import run_hybrid_trial
-
     whole = ground.whole / "trials" / NAME
     best = json.loads((whole / "candidates.json").read_text())["best"]
     digests = [json.loads(line)["digest"] for line in (whole / "candidates.jsonl").read_text().splitlines()]
     digest = generator.choice([d for d in digests[:8] if d != best])
-    folder = ground.trial(name, evolution={"timeout": 5})
-    said: list[str] = []
-    with cluster(2):
-        hands = partial(faulty_hands, of=ray_hands, fault=fault, digest=digest)
-        run_hybrid_trial(folder, lambda event: said.append(event["event"]), hands)
-    if fault == "hang" and not (folder / "fault.mark").exists():
-        raise RuntimeError("no scorer hung")
+    folder, said = _with_faulty(ground, name, {"fault": fault, "digest": digest}, {"evolution": {"timeout": 5}})
     if fault == "poison" and said.count("quarantined") != 1:
         raise RuntimeError("the candidate was not named")
     verdict = judge(ground, folder)
@@ -272,3 +284,20 @@ def _faulty(ground: Ground, name: str, generator: Random, fault: str) -> Verdict
         rows = map(json.loads, (folder / "candidates.jsonl").read_text().splitlines())
         verdict = Verdict(verdict.survived, sum(row["score"] is None for row in rows) - 1, False)
     return verdict
+
+
+def _with_faulty(
+    ground: Ground, name: str, fault: dict[str, str], changes: dict[str, dict[str, Any]]
+) -> tuple[Path, list[str]]:
+    """Run a trial with `faulty_hands` on a cluster; returns its folder and the kinds of its events."""
+    from orchestrator.hybrid import ray_hands
+    from search.hybrid_trial import run_hybrid_trial
+
+    folder, said = ground.trial(name, **changes), list[str]()
+    with cluster(2):
+        run_hybrid_trial(
+            folder, lambda event: said.append(event["event"]), partial(faulty_hands, of=ray_hands, **fault)
+        )
+    if fault["fault"] == "hang" and not (folder / "fault.mark").exists():
+        raise RuntimeError("no worker hung")
+    return folder, said

@@ -216,13 +216,23 @@ def _make_recorded(make_worker: Any, latencies: Path, folder: Path) -> Callable[
     return measure
 
 
-def faulty_hands(context: Context, *, of: Callable[[Context], Hands], fault: str, digest: str) -> Hands:
-    """Return hands whose scorers fail at one candidate: "hang" once, or "poison", dying of it each time."""
+def faulty_hands(
+    context: Context, *, of: Callable[[Context], Hands], fault: str, digest: str, kind: str = "score"
+) -> Hands:
+    """Return hands whose workers fail at one subnet: "hang" once, or "poison", dying of it each time.
+
+    Args:
+        context: of the trial.
+        of: returns the hands to change.
+        fault: what happens.
+        digest: of the subnet.
+        kind: of the workers: "score" or "retrain".
+    """
     hands = of(context)
 
-    def pool(make_worker: Any, kind: str) -> Any:
+    def pool(make_worker: Any, asked: str) -> Any:
         broken = partial(_make_faulty, make_worker, fault, digest, context.folder / "fault.mark")
-        return hands.pool(broken if kind == "score" else make_worker, kind)
+        return hands.pool(broken if asked == kind else make_worker, asked)
 
     return Hands(hands.train, pool, hands.share)
 
@@ -230,16 +240,17 @@ def faulty_hands(context: Context, *, of: Callable[[Context], Hands], fault: str
 def _make_faulty(make_worker: Any, fault: str, digest: str, mark: Path, folder: Path) -> Callable[[Any], Any]:
     work = make_worker(folder)
 
-    def score(architecture: Any) -> Any:
-        if architecture.digest() == digest:
+    def fail(item: Any) -> Any:
+        # A scorer gets a subnet, a retrainer the folder of one.
+        if item.name.startswith(digest[:8]) if isinstance(item, Path) else item.digest() == digest:
             if fault == "poison":
                 os.kill(os.getpid(), signal.SIGKILL)
             if not mark.exists():
                 mark.touch()
                 time.sleep(10_000)
-        return work(architecture)
+        return work(item)
 
-    return score
+    return fail
 
 
 def defectnas(*arguments: object, **options: Any) -> "subprocess.Popen[str]":

@@ -24,8 +24,10 @@ from benchmarks.fault_kinds import (
     candidate_poisonous,
     checkpoint_damaged,
     evaluator_killed,
+    finalist_poisonous,
     node_removed,
     rank_killed,
+    retraining_hangs,
     store_full,
 )
 from benchmarks.fault_launches import (
@@ -61,9 +63,11 @@ KINDS: dict[str, Inject] = {
     "second driver": second_driver,
     "candidate hangs": candidate_hangs,
     "candidate poisonous": candidate_poisonous,
+    "retraining hangs": retraining_hangs,
+    "finalist poisonous": finalist_poisonous,
 }
-NOT_THE_SAME = {"candidate poisonous"}
-"""Kinds in which the search cannot be the undisturbed one: a candidate is missing from it."""
+NOT_THE_SAME = {"candidate poisonous", "finalist poisonous"}
+"""Kinds in which the search cannot be the undisturbed one: a candidate or finalist is missing from it."""
 
 _DRAWS = 5
 
