@@ -116,7 +116,8 @@ def disk_full(ground: Ground, name: str, generator: Random, *, event: str, count
             raise RuntimeError(f"not one clear line: {output}")
         (runs / "filler").unlink()
         _end(defectnas("resume", folder.parents[1].name, "--runs", runs, "--quiet"))
-        return judge(ground, folder)
+        verdict = judge(ground, folder)
+        return Verdict(verdict.survived, verdict.lost, verdict.same, f"exit code {process.returncode}")
     finally:
         subprocess.run(["umount", "--lazy", str(runs)], check=True)
 

@@ -89,6 +89,7 @@ def run_fleet(
             errors = [result.error for result in results if (result.config or {}).get("name", name) == name]
             ended = "the process of the trial ended:\n" + "".join(f"{error}\n" for error in errors)
             if not any(errors):
+                # It ended by itself, and could not write why.
                 ended = f"The disk is full ({folder}); free some space, then resume the run.\n"
             write_atomically(folder / "error.txt", without_secrets(ended))
 
