@@ -122,7 +122,7 @@ def store_full(ground: Ground, name: str, generator: Random) -> Verdict:
 
     full = (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)
     folder, held, refused = _for_two(ground.trial(name)), [], 0
-    number = generator.choice([_LAST_EPOCH - 1, _LAST_EPOCH])
+    number = generator.randint(2, _LAST_EPOCH)
 
     def emit(said: dict[str, Any]) -> None:
         nonlocal refused
@@ -134,22 +134,22 @@ def store_full(ground: Ground, name: str, generator: Random) -> Verdict:
                 except full:
                     refused += 1
 
-    no_spilling = {"_system_config": {"local_fs_capacity_threshold": 0.0}}
-    with cluster(2, head=no_spilling, object_store_memory=80_000_000):
-        how = "went on"
+    no_spilling = {"automatic_object_spilling_enabled": False, "local_fs_capacity_threshold": 0.0}
+    with cluster(2, head={"_system_config": no_spilling}, object_store_memory=80_000_000):
+        how = "went on,"
         try:
             attempt(folder, RUN_HYBRID, emit)
         except TrialFailedError as error:
-            how = "said so, resumed"
+            how = "said so and was resumed,"
             said = (folder / "error.txt").read_text().partition("\n")[0]
-            if "object store" not in said:
+            if "object store on this node has no room for" not in said:
                 raise RuntimeError(f"not a clear line: {said}") from error
             held.clear()
             attempt(folder, RUN_HYBRID, lambda event: None)
         if not refused:
             raise Missed("the object store took everything")
     verdict = judge(ground, folder)
-    return Verdict(verdict.survived, verdict.lost, verdict.same, how)
+    return Verdict(verdict.survived, verdict.lost, verdict.same, f"{how} full since epoch {number}")
 
 
 def candidate_hangs(ground: Ground, name: str, generator: Random) -> Verdict:

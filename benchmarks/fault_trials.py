@@ -112,7 +112,9 @@ def search(
     config = runs / "search.yaml"
     config.write_text(dump_yaml(sections))
     words = ["search", method, "--data", data, "--config", config, "--runs", runs, "--budget", "smoke", "--quiet"]
-    return defectnas(*words, *more)
+    # Never a cluster that happens to run on this machine.
+    alone = [] if {"--cluster", "--no-ray"} & set(more) else ["--cluster", "none"]
+    return defectnas(*words, *more, *alone)
 
 
 def make_trial(folder: Path, data: Path, sections: dict[str, Any]) -> Path:
