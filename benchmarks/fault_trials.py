@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -182,7 +184,9 @@ def cluster(
     import ray  # isort: skip
     from ray.cluster_utils import Cluster
 
-    first = {"num_cpus": 1, "include_dashboard": False, **each, **(head or {})}
+    # In a folder of its own, or a search beside it would take it for one that was begun by `ray start`.
+    folder = tempfile.mkdtemp(prefix="dn-", dir="/tmp")
+    first = {"num_cpus": 1, "include_dashboard": False, "temp_dir": folder, **each, **(head or {})}
     made = Cluster(initialize_head=True, head_node_args=first)
     try:
         added = [made.add_node(num_cpus=1, labels={"defectnas/fault": "yes"}, **each) for _ in range(nodes)]
@@ -193,6 +197,7 @@ def cluster(
     finally:
         ray.shutdown()
         made.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def recorded_hands(context: Context, *, of: Callable[[Context], Hands], latencies: Path) -> Hands:
