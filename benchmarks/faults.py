@@ -104,8 +104,9 @@ def _one(kind: str, ground: Ground, key: str, row: dict[str, Any]) -> Verdict:
         name = f"{kind}-{key.rpartition('/')[2]}-{draw}".replace(" ", "-")
         try:
             return KINDS[kind](ground, name, random.Random(f"{key}/{draw}"))
-        except Missed:
+        except Missed as error:
             row["redrawn"] += 1
+            print(f"{kind}: drawn again, {error}", file=sys.stderr, flush=True)
             if draw + 1 == _DRAWS:
                 raise
     raise AssertionError("no draw")
