@@ -2,13 +2,14 @@
 
 import json
 import os
-import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from search.data.pack import build_pack
 from search.data.readers import open_dataset
 from search.data.synthetic import write_dataset
 from search.hybrid_workers import Hands
+from search.latency import LatencyRecord
+from search.ledger import read_events
 from search.settings import Settings
 
 TINY: dict[str, Any] = {
@@ -46,6 +49,14 @@ TINY: dict[str, Any] = {
     "evolution": {"population": 8, "generations": 4, "children": 6, "parents": 3, "timeout": 30},
     "finetune": {"epochs": 3, "steps": 2, "batch": 4, "finalists": 2, "lr": 1e-3},
     "runtime": {"threads": 1, "device": "cpu"},
+}
+TINY_ASDET: dict[str, Any] = {
+    "method": "asdet",
+    "data": {"image_size": 32, "augment": ["hflip"]},
+    "network": {"channels": 4},
+    "search": {"keep": [3, 1], "epochs": 3, "warmup_epochs": 1, "batch": 2, "steps": 3},
+    "retrain": {"epochs": 4, "batch": 2, "steps": 3},
+    "runtime": {"threads": 1, "device": "cpu", "form": "batched", "channels_last": "off"},
 }
 NAME = "images-s0"
 
@@ -79,6 +90,10 @@ class Ground:
         return sections
 
 
+class CannotInject(Exception):
+    """The fault cannot be made on this machine."""
+
+
 def prepare(root: Path) -> Ground:
     """Make the data set and the undisturbed run."""
     write_dataset(root / "images", images=24, size=64, seed=0)
@@ -91,13 +106,17 @@ def prepare(root: Path) -> Ground:
     return Ground(root, root / "images", whole, time.perf_counter() - start)
 
 
-def search(data: Path, runs: Path, sections: dict[str, Any], *more: str) -> "subprocess.Popen[str]":
+def search(
+    data: Path, runs: Path, sections: dict[str, Any], *more: str, method: str = "autonad"
+) -> "subprocess.Popen[str]":
     """Start the command that searches on a data set with these settings."""
     runs.mkdir(exist_ok=True)
     config = runs / "search.yaml"
     config.write_text(dump_yaml(sections))
-    words = ["search", "autonad", "--data", data, "--config", config, "--runs", runs, "--budget", "smoke", "--quiet"]
-    return defectnas(*words, *more)
+    words = ["search", method, "--data", data, "--config", config, "--runs", runs, "--budget", "smoke", "--quiet"]
+    # Never a cluster that happens to run on this machine.
+    alone = [] if {"--cluster", "--no-ray"} & set(more) else ["--cluster", "none"]
+    return defectnas(*words, *more, *alone)
 
 
 def make_trial(folder: Path, data: Path, sections: dict[str, Any]) -> Path:
@@ -113,11 +132,15 @@ def make_trial(folder: Path, data: Path, sections: dict[str, Any]) -> Path:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a disturbed trial: whether it came to its end, what it lost, and whether it found the same."""
+    """What became of a disturbed trial: whether it came to its end, what it lost, and whether it found the same.
+
+    `how` says which of several forms the fault had; empty where there is one.
+    """
 
     survived: bool
     lost: int
     same: bool
+    how: str = ""
 
 
 def judge(ground: Ground, folder: Path) -> Verdict:
@@ -131,64 +154,92 @@ def judge(ground: Ground, folder: Path) -> Verdict:
     return Verdict(True, len(asked.keys() - found.keys()), same)
 
 
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    """Return what the ledger of a trial says so far."""
+    path = folder / "ledger.jsonl"
+    return list(read_events(path)) if path.exists() else []
+
+
 def _scores(path: Path) -> dict[str, Any]:
     rows = map(json.loads, path.read_text().splitlines())
     return {c["digest"]: (c["number"], (c["score"] or {}).get("miou")) for c in rows}
 
 
 @contextmanager
-def cluster(nodes: int = 2, **head: Any) -> Iterator[tuple[Any, list[Any]]]:
-    """Offer a Ray of several nodes, real processes all, on this machine: the cluster and its nodes but the head."""
+def cluster(
+    nodes: int = 2, *, head: Mapping[str, Any] | None = None, connect: bool = True, **each: Any
+) -> Iterator[tuple[Any, list[Any]]]:
+    """Offer a Ray of several nodes, real processes all, on this machine: the cluster and its nodes but the head.
+
+    Args:
+        nodes: beside the head; all have the label defectnas/fault=yes.
+        head: options of the head alone, which has one CPU otherwise.
+        connect: this process joins it.
+        each: options of all nodes.
+    """
     import logging
 
-    from clusters import connect  # noqa: F401 - sets what Ray reads on import
+    from clusters import connect as ours  # noqa: F401 - sets what Ray reads on import
 
     import ray  # isort: skip
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **head})
+    # In a folder of its own, or a search beside it would take it for one that was begun by `ray start`.
+    folder = tempfile.mkdtemp(prefix="dn-", dir="/tmp")
+    first = {"num_cpus": 1, "include_dashboard": False, "temp_dir": folder, **each, **(head or {})}
+    made = Cluster(initialize_head=True, head_node_args=first)
     try:
-        added = [made.add_node(num_cpus=1, **head) for _ in range(nodes)]
-        ray.init(address=made.address, logging_level=logging.ERROR, log_to_driver=False)
-        made.wait_for_nodes()
+        added = [made.add_node(num_cpus=1, labels={"defectnas/fault": "yes"}, **each) for _ in range(nodes)]
+        if connect:
+            ray.init(address=made.address, logging_level=logging.ERROR, log_to_driver=False)
+            made.wait_for_nodes()
         yield made, added
     finally:
         ray.shutdown()
         made.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def processes_named(name: str) -> list[int]:
-    """Return the processes begun below this one whose title has a text in it, as Ray's workers have."""
-    parents, titles = {}, {}
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            # PID (COMMAND) STATE PARENT ...
-            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-            titles[int(process.name)] = (process / "cmdline").read_bytes()
-
-    def is_below(pid: int) -> bool:
-        while pid in parents and pid != os.getpid():
-            pid = parents[pid]
-        return pid == os.getpid()
-
-    return sorted(pid for pid, title in titles.items() if name.encode() in title and is_below(pid))
-
-
-def kill_one(name: str, generator: random.Random) -> bool:
-    """Kill one process with a title, drawn at random; return whether there was one."""
-    found = processes_named(name)
-    if found:
-        os.kill(generator.choice(found), signal.SIGKILL)
-    return bool(found)
-
-
-def faulty_hands(context: Context, *, of: Callable[[Context], Hands], fault: str, digest: str) -> Hands:
-    """Return hands whose scorers fail at one candidate: "hang" once, or "poison", dying of it each time."""
+def recorded_hands(context: Context, *, of: Callable[[Context], Hands], latencies: Path) -> Hands:
+    """Return hands that really measure every latency, and then tell the one that another trial has on file."""
     hands = of(context)
 
     def pool(make_worker: Any, kind: str) -> Any:
+        return hands.pool(partial(_make_recorded, make_worker, latencies) if kind == "measure" else make_worker, kind)
+
+    return Hands(hands.train, pool, hands.share)
+
+
+def _make_recorded(make_worker: Any, latencies: Path, folder: Path) -> Callable[[Any], Any]:
+    work, told = make_worker(folder), {}
+    for line in latencies.read_text().splitlines():
+        record = LatencyRecord.from_dict({k: v for k, v in json.loads(line).items() if k != "conditions"})
+        told[record.architecture.digest()] = record
+
+    def measure(architecture: Any) -> Any:
+        measured = work(architecture)
+        return measured if architecture is None else told[architecture.digest()]
+
+    return measure
+
+
+def faulty_hands(
+    context: Context, *, of: Callable[[Context], Hands], fault: str, digest: str, kind: str = "score"
+) -> Hands:
+    """Return hands whose workers fail at one subnet: "hang" once, or "poison", dying of it each time.
+
+    Args:
+        context: of the trial.
+        of: returns the hands to change.
+        fault: what happens.
+        digest: of the subnet.
+        kind: of the workers: "score" or "retrain".
+    """
+    hands = of(context)
+
+    def pool(make_worker: Any, asked: str) -> Any:
         broken = partial(_make_faulty, make_worker, fault, digest, context.folder / "fault.mark")
-        return hands.pool(broken if kind == "score" else make_worker, kind)
+        return hands.pool(broken if asked == kind else make_worker, asked)
 
     return Hands(hands.train, pool, hands.share)
 
@@ -196,16 +247,17 @@ def faulty_hands(context: Context, *, of: Callable[[Context], Hands], fault: str
 def _make_faulty(make_worker: Any, fault: str, digest: str, mark: Path, folder: Path) -> Callable[[Any], Any]:
     work = make_worker(folder)
 
-    def score(architecture: Any) -> Any:
-        if architecture.digest() == digest:
+    def fail(item: Any) -> Any:
+        # A scorer gets a subnet, a retrainer the folder of one.
+        if item.name.startswith(digest[:8]) if isinstance(item, Path) else item.digest() == digest:
             if fault == "poison":
                 os.kill(os.getpid(), signal.SIGKILL)
             if not mark.exists():
                 mark.touch()
                 time.sleep(10_000)
-        return work(architecture)
+        return work(item)
 
-    return score
+    return fail
 
 
 def defectnas(*arguments: object, **options: Any) -> "subprocess.Popen[str]":

@@ -26,7 +26,42 @@ from clusters.pool import (
     tried,
 )
 
-__all__ = ["MakeWorker", "Outcome", "Pool", "PoolUnavailableError", "WorkerStartError", "ray_pool", "serial_pool"]
+__all__ = [
+    "MakeWorker",
+    "ObjectStoreFullError",
+    "Outcome",
+    "Pool",
+    "PoolUnavailableError",
+    "WorkerStartError",
+    "put",
+    "ray_pool",
+    "serial_pool",
+]
+
+
+class ObjectStoreFullError(RuntimeError):
+    """Ray's object store takes nothing more."""
+
+
+def put(value: Any, what: str) -> Any:
+    """Put a value into the object store of the connected Ray; returns the reference.
+
+    Args:
+        value: anything that can be pickled.
+        what: what it is, for the message.
+
+    Raises:
+        ObjectStoreFullError: the store is full and cannot spill to the disk.
+    """
+    import ray
+
+    try:
+        return ray.put(value)
+    except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
+        raise ObjectStoreFullError(
+            f"Ray's object store on this node has no room for {what} and cannot spill to its disk; free it (other jobs "
+            "may fill it) or give Ray more by ray start --object-store-memory, then resume the run"
+        ) from error
 
 
 @contextmanager
@@ -86,6 +121,7 @@ def ray_pool(
 
     Raises:
         ValueError: actors or retries are too few.
+        ObjectStoreFullError: the object store of this node has no room for `make_worker`.
     """
     import ray
 
@@ -175,10 +211,8 @@ class _RayBackend:
     """Actors of the connected Ray, see `dispatch.Backend`."""
 
     def __init__(self, new_actor: Callable[[], Any], make_worker: MakeWorker):
-        import ray
-
         self.new_actor = new_actor
-        self._make_worker = ray.put(make_worker)
+        self._make_worker = put(make_worker, "what makes the workers")
 
     def now(self) -> float:
         return time.monotonic()

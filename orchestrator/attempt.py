@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.files import hold, is_full, write_atomically, write_json
+from orchestrator.files import hold, write_atomically, write_json
 from orchestrator.group import run_in_group
 from orchestrator.runs import FAILURE, read_json, trial_folder
+from search.errors import is_disk_full
 from search.secret_texts import without_secrets
 
 Listener = Callable[[str, Mapping[str, Any]], None]
@@ -39,6 +40,7 @@ def attempt(folder: Path, function: str, emit: Callable[[dict[str, Any]], None])
 
     Raises:
         TrialFailedError: the trial raised; error.txt is written.
+        OSError: the disk is so full that error.txt could not be written.
         InUseError: another process still works on the trial after a minute.
     """
     # The worker of a killed launch may outlive it by seconds; two writers would spoil the ledger.
@@ -48,10 +50,23 @@ def attempt(folder: Path, function: str, emit: Callable[[dict[str, Any]], None])
             workers = read_json(folder / "trial.json").get("workers", 1)
             run_in_group(function, folder, lambda event: emit(_light(event)), workers)
         except Exception as error:
-            line, final = _line(error), _is_final(error)
-            write_json(folder / FAILURE, {"error": line, "final": final})
-            write_atomically(folder / "error.txt", f"{line}\n\n{without_secrets(_traceback(error))}")
+            # Where the disk has no room for this either, that is raised.
+            line, final = _line(error, folder), _is_final(error)
+            write_failure(folder, line, final, _traceback(error))
             raise TrialFailedError(line, final) from error
+
+
+def write_failure(folder: Path, line: str, final: bool, more: str = "") -> None:
+    """Write down in a trial's folder why it failed.
+
+    Args:
+        folder: of the trial.
+        line: why, in one line.
+        final: a new attempt would end the same.
+        more: a traceback, or what else is known.
+    """
+    write_json(folder / FAILURE, {"error": line, "final": final})
+    write_atomically(folder / "error.txt", f"{line}\n\n{without_secrets(more)}")
 
 
 def forget_failure(folder: Path) -> None:
@@ -93,18 +108,21 @@ def _light(event: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_final(error: BaseException) -> bool:
     """Return whether the same attempt would end the same: bad input, here or in a worker, or a disk that is full."""
-    return bool(getattr(error, "final", False)) or _is_full_disk(error)
+    return bool(getattr(error, "final", False)) or is_disk_full(error)
 
 
-def _is_full_disk(error: BaseException) -> bool:
-    return isinstance(error, OSError) and is_full(error)
-
-
-def _line(error: BaseException) -> str:
-    if _is_full_disk(error):
-        return f"the disk is full ({error.filename}); free some space, then resume the run"  # type: ignore[attr-defined]
+def _line(error: BaseException, folder: Path) -> str:
+    if is_disk_full(error):
+        # What is thrown while a file is written names none.
+        place = getattr(error, "filename", None) or folder
+        return full_disk_line(place)
     # What broke may show the address that it asked, with its password. What the user can mend needs no name of a class.
     return without_secrets(str(error) if _is_final(error) else f"{type(error).__name__}: {error}")
+
+
+def full_disk_line(place: Path | str) -> str:
+    """Return what is said of a full disk; `place` lies on it."""
+    return f"the disk is full ({place}); free some space, then resume the run"
 
 
 def _traceback(error: BaseException) -> str:

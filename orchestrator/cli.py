@@ -28,7 +28,6 @@ from orchestrator.cli_output import (
     stdout,
     watch_of,
 )
-from orchestrator.files import is_full
 from orchestrator.options import (
     BaselineOption,
     BudgetOption,
@@ -58,7 +57,7 @@ from orchestrator.options import (
     UriOption,
     WorkersOption,
 )
-from search.errors import InputError
+from search.errors import InputError, is_disk_full
 
 # Typer has no public name for the class of all wrong uses of the command line.
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -104,7 +103,7 @@ def _refused(error: Any) -> Exception:
 
 def _unusable(error: OSError) -> str:
     """Return what a file or folder that cannot be used has; an error of another kind is raised again."""
-    if is_full(error):
+    if is_disk_full(error):
         return f"the disk is full ({error.filename or 'while writing'})"
     if error.filename is None or error.errno is None:
         raise error

@@ -1,6 +1,5 @@
 """Files written whole or not at all, locks that name their holder, and YAML without its traps."""
 
-import errno
 import fcntl
 import json
 import os
@@ -45,15 +44,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         # mkstemp makes private files; a run is read by others as any file that the user writes.
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            # Writing, unlike opening, does not say where.
+            error.filename = error.filename or str(path)
         raise
-
-
-def is_full(error: OSError) -> bool:
-    """Return whether nothing more can be written: no space is left, or a quota is used up."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_json(path: Path, values: Any) -> None:

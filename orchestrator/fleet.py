@@ -20,10 +20,10 @@ os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 
 from ray import tune
 
-from orchestrator.attempt import RUN_TRIAL, Listener, TrialFailedError, attempt
-from orchestrator.files import write_atomically
+from orchestrator.attempt import RUN_TRIAL, Listener, TrialFailedError, attempt, full_disk_line, write_failure
 from orchestrator.resources import TrialResources
 from orchestrator.runs import trial_folder
+from search.errors import is_disk_full
 from search.secret_texts import without_secrets
 
 _DRIVER_CPU = 0.01
@@ -85,9 +85,13 @@ def run_fleet(
         folder = trial_folder(run, name)
         # A process that was killed has written nothing itself.
         if not (folder / "metrics.json").exists() and not (folder / "error.txt").exists():
-            texts = [f"{result.error}\n" for result in results if (result.config or {}).get("name", name) == name]
-            ended = "the process of the trial ended:\n" + "".join(texts)
-            write_atomically(folder / "error.txt", without_secrets(ended))
+            errors = [result.error for result in results if (result.config or {}).get("name", name) == name]
+            if any(errors):
+                why = without_secrets("".join(f"{error}\n" for error in errors))
+                write_failure(folder, f"the process of the trial ended: {why.splitlines()[0]}", False, why)
+            else:
+                # It ended by itself, and could not write why.
+                write_failure(folder, full_disk_line(folder), True)
 
 
 def _trainable(config: dict[str, Any]) -> None:
@@ -98,8 +102,8 @@ def _trainable(config: dict[str, Any]) -> None:
     folder = trial_folder(Path(config["run"]), config["name"])
     try:
         attempt(folder, config["function"], lambda event: tune.report({"event": event}))
-    except TrialFailedError as failure:
-        if not failure.final:
+    except (TrialFailedError, OSError) as failure:
+        if not (failure.final if isinstance(failure, TrialFailedError) else is_disk_full(failure)):
             raise
         # Ended as if well, because Tune would try again what an exception ended.
         tune.report({"event": {"event": "failed"}})

@@ -14,7 +14,7 @@ from typing import Any
 
 from clusters.connect import offer
 from clusters.executor import Pool as Workers
-from clusters.executor import ray_pool, serial_pool
+from clusters.executor import put, ray_pool, serial_pool
 from clusters.growth import reach
 from orchestrator.growing import await_label, await_workers, gpu_share
 from orchestrator.nodes import (
@@ -37,6 +37,7 @@ from search.trial import read_trial
 _RETRIES = 2
 _DRIVERS = 0.1
 _SETTLE_S = 60.0
+_FETCH_S = 600.0
 _SLOT = "latency_slot"
 _ANYWHERE = {"scheduling_strategy": "SPREAD"}
 """Also outside of what Tune set aside for the trial, which only drives."""
@@ -114,7 +115,8 @@ def ray_hands(context: Context) -> Hands:
             await_workers(1, 0, 1, wait_s, say)
         if measures and latency.node:
             await_label(latency.node, wait_s, say)
-        on_node = retrainer_on_node if kind == "retrain" else made_on_node
+        silence_s = context.settings.runtime.silence
+        on_node = partial(retrainer_on_node, silence_s=silence_s) if kind == "retrain" else made_on_node
         where = (probe_options if measures and latency.node else apart)(latency.node)
         with ray_pool(
             partial(on_node, ticket, make_worker),
@@ -123,6 +125,7 @@ def ray_hands(context: Context) -> Hands:
             gpus=gpus_each,
             threads=context.threads,
             retries=_RETRIES,
+            # A retraining takes hours; that it goes on is seen by its epochs.
             timeout_s=None if kind == "retrain" else context.settings.evolution.timeout or None,
             options=_placed({**_ANYWHERE, **where}, kept),
         ) as made:
@@ -136,8 +139,8 @@ def ray_hands(context: Context) -> Hands:
                 computing.remove(made)
 
     def share(weights: Weights) -> Any:
-        reference = ray.put(dict(weights))
-        return partial(_fetched, reference)
+        megabytes = sum(value.nbytes for value in weights.values()) / 1e6
+        return partial(_fetched, put(dict(weights), f"the supernet's weights ({megabytes:.0f} MB)"))
 
     def train(context: Context) -> None:
         if workers == 1 and not gpus:
@@ -232,7 +235,12 @@ def _placed(options: dict[str, Any], kept: dict[str, str]) -> dict[str, Any]:
 def _fetched(reference: Any) -> Weights:
     import ray
 
-    return ray.get(reference)
+    try:
+        return ray.get(reference, timeout=_FETCH_S)
+    except ray.exceptions.GetTimeoutError as error:
+        raise TimeoutError(
+            f"the supernet's weights did not reach this node in {_FETCH_S:g} s; its object store may be full"
+        ) from error
 
 
 def _ray_is_connected() -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 from orchestrator.files import write_atomically
 from search.errors import InputError
+from search.watchdog import watched
 
 TOKEN = ".token"
 _RETURNED = frozenset({"checkpoint", "lock", "job.json"})
@@ -139,12 +140,19 @@ def made_on_node(ticket: Ticket, make_worker: MakeWorker) -> Callable[[Any], Any
     return make_worker(materialise(ticket))
 
 
-def retrainer_on_node(ticket: Ticket, make_worker: MakeWorker) -> Callable[[Job], Any]:
-    """Make a retrainer on whichever node this is; it returns its result and the files that it wrote elsewhere."""
+def retrainer_on_node(ticket: Ticket, make_worker: MakeWorker, silence_s: float) -> Callable[[Job], Any]:
+    """Make a retrainer on whichever node this is; it returns its result and the files that it wrote elsewhere.
+
+    Its process ends if an epoch takes longer than silence_s; 0: any time.
+    """
     folder = materialise(ticket)
     retrain = make_worker(folder)
 
     def work(job: Job) -> tuple[Any, dict[str, bytes]]:
+        with watched(silence_s):
+            return retrained(job)
+
+    def retrained(job: Job) -> tuple[Any, dict[str, bytes]]:
         place = folder / "finalists" / job.name
         if folder == ticket.folder:
             return retrain(place), {}

@@ -27,13 +27,16 @@ from orchestrator.home import Sent, home_of, materialise_state
 from orchestrator.nodes import Ticket
 from search.checkpoint import load_checkpoint
 from search.context import Context
-from search.errors import InputError
+from search.errors import InputError, disk_full, is_disk_full
 
 _FOLLOW_S = 0.5
 _LONGEST_WAIT_S = 600
 """For the others of the group, in a step; a worker that hangs is then found and the group begun again."""
 
 FAILURES = 3
+
+_REFUSED, _FULL = "refused", "full"
+"""Why the workers end before they have trained: what was asked cannot be trained, or the disk is full."""
 
 
 class SupernetRefused(InputError):
@@ -71,6 +74,7 @@ def train_with_ray(
     Raises:
         CheckpointDamaged, CheckpointMismatch: see `load_checkpoint`.
         SupernetRefused: what was asked cannot be trained, as every worker found before it began.
+        OSError: the disk that the first worker writes to is full.
         SupernetFailed: more failures than that; the message holds the first worker's.
     """
     # What cannot be gone on from is found here: raised by workers, the group would be begun again and again.
@@ -99,7 +103,7 @@ def train_with_ray(
     follower = threading.Thread(target=_follow, args=(context, ended), daemon=True)
     follower.start()
     try:
-        refused = trainer.fit().return_value
+        ended_early = trainer.fit().return_value
     except TrainingFailedError as error:
         raise SupernetFailed(f"the workers of the supernet failed {failures + 1} times: {_cause(error)}") from error
     finally:
@@ -107,13 +111,18 @@ def train_with_ray(
         follower.join()
         context.ledger.catch_up()
         shutil.rmtree(storage, ignore_errors=True)
-    if refused:
-        raise SupernetRefused(refused)
+    if ended_early:
+        why, text = ended_early
+        raise disk_full(text) if why == _FULL else SupernetRefused(text)
 
 
-def _loop(config: dict[str, Any]) -> str | None:
-    """Be one worker: train, with the group that Ray Train has made; returns why it cannot be done, if so."""
-    from search.distributed import rank
+def _loop(config: dict[str, Any]) -> tuple[str, str] | None:
+    """Be one worker: train, with the group that Ray Train has made; returns why it cannot be done, if so.
+
+    Raised, Ray Train would only begin the group again, and hand on the text of the error alone.
+    """
+    from search.distributed import gather, rank
+    from search.divergence import Diverged
     from search.hybrid_workers import save_weights
     from search.memory import OutOfMemory
     from search.one_shot import train_supernet
@@ -123,7 +132,14 @@ def _loop(config: dict[str, Any]) -> str | None:
     folder, sent = Path(config["folder"]), Sent()
     if config["far"] is not None:
         folder, sent = materialise_state(config["far"], config["home"])
-    context = open_context(folder, read_trial(folder), None)
+    problem = ""
+    try:
+        context = open_context(folder, read_trial(folder), None)
+    except InputError as error:
+        problem = str(error)
+    # It may be one worker's alone; the others would wait for it in the first step.
+    if problems := [f"worker {number}: {text}" for number, text in enumerate(gather(problem)) if text]:
+        return _REFUSED, problems[0]
 
     def after_epoch(epoch: int) -> None:
         if rank() == 0:
@@ -135,9 +151,14 @@ def _loop(config: dict[str, Any]) -> str | None:
         if rank() == 0:
             save_weights(context, network)
             sent.send(folder)
-    except (OutOfMemory, RanksDisagree) as error:
-        # All workers are here, with the same error; raised, Ray Train would only begin the group again.
-        return str(error)
+    except (OutOfMemory, RanksDisagree, Diverged) as error:
+        # All workers are here, with the same error.
+        return _REFUSED, str(error)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        # All are here too, or have come to their end.
+        return _FULL, error.filename or str(folder)
     finally:
         if sent.home is not None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -3,12 +3,15 @@
 A group is made by whoever starts the processes. Without one, `rank` is 0, `world_size` 1 and averaging does nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from search.errors import disk_full, is_disk_full
 
 T = TypeVar("T")
 
@@ -55,6 +58,29 @@ def gather(value: T) -> list[T]:
     found: list[T | None] = [None] * world_size()
     dist.all_gather_object(found, value)
     return cast(list[T], found)
+
+
+def save_together(save: Callable[[], None], place: Path) -> None:
+    """Let every process of the group write its part; where the disk of one is full, all raise that.
+
+    A process that failed alone would leave the others waiting for it, and be tried again to no avail.
+
+    Args:
+        save: writes.
+        place: where, for the message.
+
+    Raises:
+        OSError: as `disk_full` returns it; or another error of this process alone.
+    """
+    full = False
+    try:
+        save()
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        full = True
+    if any(gather(full)):
+        raise disk_full(place)
 
 
 def wait_for_all() -> None:

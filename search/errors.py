@@ -1,4 +1,8 @@
-"""The one exception that means: what the user gave cannot be used."""
+"""What errors mean: bad input, for which there is one exception, and a full disk."""
+
+import errno
+import os
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -25,3 +29,13 @@ def refuse(error: str | None) -> None:
     """
     if getattr(error, "final", False):
         raise Refused(str(error))
+
+
+def is_disk_full(error: object) -> bool:
+    """Return whether an error says that a disk, or a quota on it, has no room."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full(place: Path | str) -> OSError:
+    """Return the error of a full disk, to raise where it is known of another process; `place` lies on the disk."""
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))

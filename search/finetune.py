@@ -33,6 +33,7 @@ from search.preflight import check_memory
 from search.scoring import Scorer
 from search.training import set_learning_rate
 from search.trial import open_context, read_trial, test
+from search.watchdog import beat
 
 Weights = Mapping[str, np.ndarray]
 
@@ -210,3 +211,4 @@ def _train(context: Context, training: Training, architecture: HybridArchitectur
             }
             state = context.state(epoch=training.epoch, seconds=training.seconds, best_score=training.best_score)
             save_checkpoint(context.folder / "checkpoint", "retrain", training.epoch, tensors, state)
+        beat()

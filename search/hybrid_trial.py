@@ -76,6 +76,7 @@ def _metrics(context: Context, trial: dict[str, Any], finalists: Sequence[dict[s
         **({"random": means(drawn) | {name: drawn[0][name] for name in ("inherited", *_COST)}} if drawn else {}),
         "ranking": ranking(finalists),
         **({"latency_table": table} if (table := latency_table(context)) else {}),
+        "quarantined": _quarantined(context),
         "finalists": [{k: v for k, v in f.items() if k not in ("test", "nothing")} for f in finalists],
         "search_seconds": seconds["supernet"] + seconds["latency"] + seconds["evolve"],
         "retrain_seconds": sum(f["retrain_seconds"] for f in finalists),
@@ -84,6 +85,13 @@ def _metrics(context: Context, trial: dict[str, Any], finalists: Sequence[dict[s
         "split": context.pack.split,
         "image_size": context.settings.data.image_size,
     }
+
+
+def _quarantined(context: Context) -> list[dict[str, str]]:
+    """Return the finalists that could not be retrained, and why."""
+    events = read_events(context.folder / "ledger.jsonl")
+    lost = [e for e in events if e["event"] == "quarantined" and e["phase"] == "retrain"]
+    return [{name: e[name] for name in ("digest", "role", "error")} for e in lost]
 
 
 def means(retrained: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

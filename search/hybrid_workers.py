@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +14,7 @@ from models.autonad import AutoNADNet
 from models.hybrid_architecture import HybridArchitecture
 from search.checkpoint import CheckpointDamaged, CheckpointMismatch, write_atomically
 from search.context import Context
-from search.errors import refuse
+from search.errors import disk_full, is_disk_full, refuse
 from search.finetune import Weights, plain_network, run_job
 from search.latency import Conditions, LatencyRecord, conditions_here, measure_architecture
 from search.one_shot import division, new_supernet
@@ -105,9 +104,21 @@ def make_measurer(folder: Path) -> Callable[[HybridArchitecture | None], Measure
     return measured
 
 
-def make_retrainer(folder: Path, weights: Callable[[], Weights]) -> Callable[[Path], dict[str, Any]]:
-    """Return a function that retrains and tests the subnet of a job."""
-    return partial(run_job, trial=folder, weights=weights)
+def make_retrainer(folder: Path, weights: Callable[[], Weights]) -> Callable[[Path], dict[str, Any] | OSError]:
+    """Return a function that retrains and tests the subnet of a job; a full disk is returned and not raised.
+
+    What is raised is tried again, and reaches who asked as a text.
+    """
+
+    def retrain(job: Path) -> dict[str, Any] | OSError:
+        try:
+            return run_job(job, folder, weights)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            return disk_full(error.filename or job)
+
+    return retrain
 
 
 def save_weights(context: Context, network: AutoNADNet) -> None:

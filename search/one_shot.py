@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -22,7 +23,7 @@ from models.hybrid_space import HybridSpace
 from search.checkpoint import pack_module, pack_optimizer, save_checkpoint, unpack, unpack_optimizer
 from search.context import Context
 from search.data.loaders import divide, seed_of
-from search.distributed import average_gradients, rank, world_size
+from search.distributed import average_gradients, rank, save_together, world_size
 from search.divergence import check_finite
 from search.hybrid_settings import SupernetSettings, space_of
 from search.losses import class_weights, weighted_cross_entropy
@@ -69,6 +70,7 @@ def train_supernet(context: Context, after_epoch: Callable[[int], None] = lambda
     Raises:
         InputError: it does not fit into memory, the processes of the group disagree, or the training diverges; all
             raise the same.
+        OSError: the disk is full; all raise the same.
     """
     settings = context.settings.supernet
     training = _start(context)
@@ -93,25 +95,7 @@ def train_supernet(context: Context, after_epoch: Callable[[int], None] = lambda
         training.seconds += seconds
         last = training.epoch == settings.epochs
         probed = _probe(context, scorer) if last or training.epoch % settings.validate_every == 0 else None
-        context.ledger.write(
-            "epoch",
-            phase="supernet",
-            epoch=training.epoch,
-            epochs=settings.epochs,
-            step=training.epoch,
-            steps=settings.epochs,
-            loss=float(loss),
-            iou=None,
-            seconds=seconds,
-            lr=rate,
-            updates=steps,
-            workers=world_size(),
-            device=context.device.type,
-            threads=context.threads,
-            **({"probes": probed} if probed else {}),
-        )
-        if last or training.epoch % context.settings.runtime.checkpoint_every == 0:
-            _save(context, training)
+        save_together(partial(_record, context, training, rate, seconds, (loss, steps), probed), context.folder)
         after_epoch(training.epoch)
     return training.network
 
@@ -248,6 +232,37 @@ def probe_subnets(space: HybridSpace, count: int, seed: int) -> list[HybridArchi
     """Return the smallest, the largest and so many fixed random subnets."""
     drawn = [space.sample(random.Random(f"{seed}/probe/{k}")) for k in range(count)]
     return [space.smallest(), space.largest(), *drawn]
+
+
+def _record(
+    context: Context,
+    training: Training,
+    rate: float,
+    seconds: float,
+    progress: tuple[Tensor, int],
+    probed: list[dict[str, float]] | None,
+) -> None:
+    """Write what an epoch came to, and now and then a checkpoint."""
+    settings, (loss, steps) = context.settings, progress
+    context.ledger.write(
+        "epoch",
+        phase="supernet",
+        epoch=training.epoch,
+        epochs=settings.supernet.epochs,
+        step=training.epoch,
+        steps=settings.supernet.epochs,
+        loss=float(loss),
+        iou=None,
+        seconds=seconds,
+        lr=rate,
+        updates=steps,
+        workers=world_size(),
+        device=context.device.type,
+        threads=context.threads,
+        **({"probes": probed} if probed else {}),
+    )
+    if training.epoch == settings.supernet.epochs or training.epoch % settings.runtime.checkpoint_every == 0:
+        _save(context, training)
 
 
 def _save(context: Context, training: Training) -> None:

@@ -167,6 +167,13 @@ class RuntimeSettings:
         "float32", "of autocast; batch norm stays in float32; auto: bfloat16 on a GPU that computes in it"
     )
     checkpoint_every: int = setting(1, "epochs between checkpoints", unit="epochs", ge=1)
+    silence: float = setting(
+        3600.0,
+        "AutoNAD with Ray: longest that a retraining may take for an epoch, for what comes before the first or after "
+        "the last; then its worker is ended and replaced and goes on from the checkpoint; 0: any time",
+        unit="s",
+        ge=0,
+    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,9 @@ GIGA = 1e9
 LATENCIES = "latencies.jsonl"
 PRIOR = "prior.json"
 TOLD_EVERY_S = 2.0
+
+_REPLACED = 3
+"""Times that others may take the places of finalists that cannot be retrained."""
 
 
 class NothingLegal(InputError):
@@ -298,43 +301,95 @@ def _chosen(search: Search, settings: EvolutionSettings, table: LatencyTable | N
 def _retrain(
     context: Context, search: Search, drawn: Search | None, retrainers: Pool, measured_on: str
 ) -> list[dict[str, Any]]:
-    """Retrain every finalist with every seed, and the best of the random search."""
-    folders, roles = [], []
-    settings = context.settings
-    chosen = finalists(search, settings.evolution.strategy, settings.finetune.finalists, settings.finetune.spread)
-    jobs = [(candidate, "finalist") for candidate in chosen]
+    """Retrain every finalist with every seed, and the best of the random search; returns their metrics, best first.
+
+    A finalist that cannot be retrained however often it is tried is left out; the next of its ranking takes its place.
+
+    Raises:
+        RuntimeError: none could be retrained, nor could those that took their places.
+        OSError: the disk is full.
+    """
+    strategy, settings = context.settings.evolution.strategy, context.settings.finetune
+    wave = [(c, "finalist") for c in finalists(search, strategy, settings.finalists, settings.spread)]
+    ranking = "evolution" if settings.spread else strategy
+    ranked = {"finalist": finalists(search, ranking, len(search.candidates))}
     if drawn is not None and drawn.best is not None:
-        jobs.append((drawn.candidates[drawn.best], "random"))
-    for candidate, role in jobs:
+        wave.append((drawn.candidates[drawn.best], "random"))
+        ranked["random"] = finalists(drawn, "random", len(drawn.candidates))
+    _write_architecture(context, search.candidates[search.best or ""])
+    tried, of = list(wave), len(wave) * settings.seeds
+    done: dict[str, dict[str, Any]] = {}
+    failed: dict[tuple[str, str], str] = {}
+    for _ in range(1 + _REPLACED):
+        lost = _retrain_some(context, wave, retrainers, measured_on, done, of)
+        failed |= lost
+        wave = []
+        for role, _digest in lost:
+            left = [c for c in ranked[role] if not any(c.digest == t.digest and role == r for t, r in tried)]
+            if left:
+                wave.append((left[0], role))
+                tried.append(wave[-1])
+        if not wave:
+            break
+    order = {(role, c.digest): k for role in ranked for k, c in enumerate(ranked[role])}
+    kept = [m for m in done.values() if (m["role"], m["architecture_digest"]) not in failed]
+    kept.sort(key=lambda m: (m["role"], order[m["role"], m["architecture_digest"]], m["seed"]))
+    if not kept or kept[0]["role"] != "finalist":
+        raise RuntimeError(f"{len(failed)} finalists, and none could be retrained: {next(iter(failed.values()))}")
+    # Said only now: where none can be retrained it is not for them, and a resumed trial tries again.
+    for (role, digest), error in failed.items():
+        told = {"digest": digest, "role": role, "error": error}
+        _write_once(context, "quarantined", ("phase", "digest", "role"), phase="retrain", **told)
+    if kept[0]["architecture_digest"] != search.best:
+        _write_architecture(context, search.candidates[kept[0]["architecture_digest"]])
+    return kept
+
+
+def _retrain_some(
+    context: Context,
+    wave: Sequence[tuple[Candidate, str]],
+    retrainers: Pool,
+    measured_on: str,
+    done: dict[str, dict[str, Any]],
+    of: int,
+) -> dict[tuple[str, str], str]:
+    """Retrain candidates in their roles with every seed; adds metrics to `done`, returns errors of those that fail."""
+    jobs = []
+    for candidate, role in wave:
         for seed in range(context.settings.finetune.seeds):
             # Both may have chosen the same, and no two workers may share a folder.
             prefix = "random-" if role == "random" else ""
             folder = context.folder / "finalists" / f"{prefix}{candidate.digest[:8]}-s{seed}"
             write_job(folder, candidate, seed, measured_on)
-            folders.append(folder)
-            roles.append(role)
-    best = search.candidates[search.best or ""]
+            jobs.append((folder, candidate.digest, role))
+    there = sum((folder / "metrics.json").exists() for folder, _, _ in jobs)
+    context.ledger.write("progress", phase="retrain", done=len(done) + there, of=of)
+    failed: dict[tuple[str, str], str] = {}
+    for outcome in retrainers.map([folder for folder, _, _ in jobs]):
+        folder, digest, role = jobs[outcome.index]
+        refuse(outcome.error)
+        if outcome.error is not None:
+            failed[role, digest] = outcome.error
+            continue
+        if isinstance(outcome.value, OSError):
+            raise outcome.value
+        done[folder.name] = {**outcome.value, "folder": folder.name, "role": role}
+        told = {"done": len(done), "of": of, "role": role, **_scores(outcome.value)}
+        _write_once(context, "finalist", ("architecture_digest", "seed", "role"), phase="retrain", **told)
+    return failed
+
+
+def _write_architecture(context: Context, candidate: Candidate) -> None:
     _write_once(
         context,
         "architecture",
         ("digest",),
-        architecture=best.architecture.to_dict(),
-        digest=best.digest,
-        parameters=best.parameters,
-        macs=cost_of(context, best.architecture).macs,
+        architecture=candidate.architecture.to_dict(),
+        digest=candidate.digest,
+        parameters=candidate.parameters,
+        macs=cost_of(context, candidate.architecture).macs,
     )
-    write_atomically(context.folder / "architecture.json", best.architecture.to_json().encode())
-    retrained = sum((folder / "metrics.json").exists() for folder in folders)
-    context.ledger.write("progress", phase="retrain", done=retrained, of=len(folders))
-    done: dict[int, dict[str, Any]] = {}
-    for outcome in retrainers.map(folders):
-        refuse(outcome.error)
-        if outcome.error is not None:
-            raise RuntimeError(f"{folders[outcome.index]}: {outcome.error}")
-        done[outcome.index] = {**outcome.value, "folder": folders[outcome.index].name, "role": roles[outcome.index]}
-        told = {"done": len(done), "of": len(folders), "role": roles[outcome.index], **_scores(outcome.value)}
-        _write_once(context, "finalist", ("architecture_digest", "seed", "role"), phase="retrain", **told)
-    return [done[k] for k in range(len(folders))]
+    write_atomically(context.folder / "architecture.json", candidate.architecture.to_json().encode())
 
 
 def _write_once(context: Context, event: str, key: tuple[str, ...], **values: Any) -> None:

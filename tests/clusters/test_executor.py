@@ -11,7 +11,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from clusters.executor import Pool, PoolUnavailableError, WorkerStartError, ray_pool, serial_pool
+from clusters.executor import (
+    ObjectStoreFullError,
+    Pool,
+    PoolUnavailableError,
+    WorkerStartError,
+    put,
+    ray_pool,
+    serial_pool,
+)
 
 ACTORS = 2
 LONGEST_WAIT_S = 60
@@ -503,3 +511,17 @@ def test_no_actor_outlives_the_block(ray_session, folder, error):
 def test_a_pool_has_actors(ray_session):
     with pytest.raises(ValueError, match="actors=0"), small_ray_pool(pids(), actors=0):
         pass
+
+
+@pytest.mark.parametrize("name", ["ObjectStoreFullError", "OutOfDiskError"])
+def test_a_full_object_store_is_said_in_one_line(monkeypatch, name):
+    """`python -m benchmarks.faults` fills a real one."""
+    import ray
+
+    def full(value):
+        raise getattr(ray.exceptions, name)("several\nlines")
+
+    monkeypatch.setattr(ray, "put", full)
+    with pytest.raises(ObjectStoreFullError, match=r"no room for the weights \(52 MB\)") as raised:
+        put({}, "the weights (52 MB)")
+    assert "\n" not in str(raised.value)

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,25 @@ def test_a_failure_is_written_down_in_the_folder(make_run, name, final, first_li
     assert text.startswith(first_line)
     assert "Traceback (most recent call last)" in text
     assert failure_of(trial_folder(run, f"{name}-s0")) == (text.splitlines()[0], final)
+
+
+def test_a_disk_too_full_for_the_error_is_raised_itself(make_run, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("orchestrator.attempt.write_atomically", full)
+    with pytest.raises(OSError, match=r"No space left on device.*error\.txt"):
+        tried(make_run("fails"), "fails-s0")
+
+
+def test_a_full_disk_is_named_also_by_an_error_that_does_not(make_run, monkeypatch):
+    monkeypatch.setattr("trial_doubles.quick", lambda folder, emit: Path("/dev/full").write_text("x"))
+    run = make_run("good")
+    with pytest.raises(TrialFailedError) as raised:
+        tried(run, "good-s0")
+    assert raised.value.final
+    line = (trial_folder(run, "good-s0") / "error.txt").read_text().partition("\n")[0]
+    assert line == f"the disk is full ({trial_folder(run, 'good-s0')}); free some space, then resume the run"
 
 
 def test_a_second_writer_waits_for_the_first(make_run):

@@ -70,7 +70,7 @@ def test_failures_stay_with_their_trials(make_run):
     texts = {name: (trial_folder(run, f"{name}-s0") / "error.txt").read_text() for name in ("fails", "bad", "lost")}
     assert texts["fails"].startswith("RuntimeError: the trial broke")
     assert texts["bad"].startswith("image kos01: truncated\n")
-    assert texts["lost"].startswith("the process of the trial ended:\nThe actor died")
+    assert texts["lost"].startswith("the process of the trial ended: The actor died")
     assert {name for name, event in told if event == "failed"} == {"fails-s0", "bad-s0", "lost-s0"}
 
 

@@ -1,16 +1,18 @@
 """A whole AutoNAD trial on generated images: what it leaves, going on after being cut off, and the same by Ray."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.fault_trials import processes_named
+from benchmarks.fault_processes import processes_named
 from models.autonad import AutoNADNet, Room
 from models.hybrid_architecture import HybridArchitecture
 from orchestrator.drawing import draw_trial
@@ -205,6 +207,81 @@ def test_the_drawings_of_a_trial(tmp_path, data):
     stages = json.loads((folder / "prior.json").read_text())["blocks"]
     prior = table.prior(relative_temperature=settings.latency.temperature, floor=settings.latency.floor)
     assert {(s, b): row for s, rows in enumerate(stages) for b, row in enumerate(rows)} == prior
+
+
+def retrained_by(folder, job_of):
+    """Return hands whose retrainers do what `job_of` makes of the real one; the trial is at its retraining."""
+    for left in (folder / "metrics.json", folder / "finalists"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    def hands(context):
+        real = serial_hands(context)
+
+        def pool(make_worker, kind):
+            return real.pool((lambda f: job_of(make_worker(f))) if kind == "retrain" else make_worker, kind)
+
+        return dataclasses.replace(real, pool=pool)
+
+    return hands
+
+
+@pytest.fixture
+def at_its_end(tmp_path, finished):
+    return shutil.copytree(finished[0], tmp_path / "trial")
+
+
+def test_a_finalist_that_cannot_be_retrained_is_left_out_and_the_next_takes_its_place(at_its_end, finished):
+    best, drawn = finished[1]["architecture_digest"], finished[1]["finalists"][2]["architecture_digest"]
+
+    def job_of(work):
+        def job(place):
+            if place.name == f"{best[:8]}-s1":
+                raise RuntimeError("broke")
+            return work(place)
+
+        return job
+
+    said = []
+    metrics = run_hybrid_trial(at_its_end, said.append, retrained_by(at_its_end, job_of))
+    [lost] = metrics["quarantined"]
+    assert (lost["digest"], lost["role"]) == (best, "finalist")
+    assert "broke" in lost["error"]
+    rows = [json.loads(line) for line in (at_its_end / "candidates.jsonl").read_text().splitlines()]
+    by_score = sorted((r for r in rows if r["score"]), key=lambda r: (-r["score"]["miou"], r["number"]))
+    assert by_score[0]["digest"] == best
+    second = by_score[1]["digest"]
+    roles = [(f["role"], f["architecture_digest"], f["seed"]) for f in metrics["finalists"]]
+    assert roles == [("finalist", second, 0), ("finalist", second, 1), ("random", drawn, 0), ("random", drawn, 1)]
+    assert metrics["architecture_digest"] == second
+    assert HybridArchitecture.from_json((at_its_end / "architecture.json").read_text()).digest() == second
+    assert [e["digest"] for e in said if e["event"] == "quarantined"] == [best]
+
+
+def test_where_none_can_be_retrained_the_trial_fails_and_says_why(at_its_end):
+    def job_of(work):
+        def job(place):
+            raise RuntimeError("broke")
+
+        return job
+
+    with pytest.raises(RuntimeError, match="none could be retrained: tried 1 time: RuntimeError: broke"):
+        run_hybrid_trial(at_its_end, None, retrained_by(at_its_end, job_of))
+    # For which not they are to blame: a resumed trial tries the same.
+    assert not [e for e in read_events(at_its_end / "ledger.jsonl") if e["event"] == "quarantined"]
+
+
+def test_a_full_disk_under_a_retraining_ends_the_trial_at_once_and_keeps_its_kind(at_its_end, monkeypatch):
+    tries = []
+
+    def full(*_):
+        tries.append(1)
+        Path("/dev/full").write_text("x")
+
+    monkeypatch.setattr("search.hybrid_workers.run_job", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*finalists") as raised:
+        run_hybrid_trial(at_its_end, None, retrained_by(at_its_end, lambda work: work))
+    assert raised.value.errno == errno.ENOSPC
+    assert len(tries) == 1
 
 
 @pytest.mark.parametrize(

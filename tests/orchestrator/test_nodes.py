@@ -76,7 +76,7 @@ def test_what_a_retraining_wrote_elsewhere_comes_back(trial):
             (place / name).write_text(name)
         return {"miou": 0.5}
 
-    work = retrainer_on_node(elsewhere(issue(trial)), lambda folder: retrained)
+    work = retrainer_on_node(elsewhere(issue(trial)), lambda folder: retrained, 60.0)
     jobs = [trial / "finalists/abc-s0", trial / "finalists/def-s0"]
     for job in jobs:
         job.mkdir(parents=True)

@@ -29,6 +29,8 @@ from mlflow_stores import (
 )
 from synthetic_ledgers import append_ledger, finish_trial, make_events, make_run, write_ledger
 
+from benchmarks.fault_launches import kill_while_writing
+from benchmarks.fault_store import missing_in_store
 from orchestrator.ledger_reader import LedgerTail
 from orchestrator.tracking import (
     ENVIRONMENT,
@@ -66,6 +68,26 @@ def start_server(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
     """Start a process in a group of its own, so that it can be stopped with its workers."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, cwd=folder, start_new_session=True, **quiet)
+
+
+def end_group(leader: subprocess.Popen[bytes]) -> None:
+    if leader.poll() is None:
+        os.killpg(leader.pid, signal.SIGKILL)
+    leader.wait(30)
+
+
+def killed_while_it_writes(server: subprocess.Popen[bytes], runs: Path, tracker: Tracker, folder: Path) -> bool:
+    """Write events until the server was killed in the middle of a transaction; the rest of them follow."""
+    killed = False
+    for event in EVENTS[8:]:
+        append_ledger(folder, [event])
+        over = threading.Event()
+        if not killed:
+            timer = threading.Timer(5.0, over.set)
+            timer.start()
+            killed = kill_while_writing(server, database_file(embedded_uri(runs)), over.is_set)
+            timer.cancel()
+    return killed
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -358,7 +380,7 @@ def test_a_server_that_answers_nothing_is_left_in_time(
     assert "no answer for 1 s" in last
 
 
-def test_a_server_that_starts_late_and_hangs_between_gets_everything_once(
+def test_a_server_that_starts_late_hangs_and_is_killed_while_it_writes_gets_everything_once(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server is the one that `defectnas ui` starts, so that it is seen to serve the embedded store."""
@@ -372,19 +394,22 @@ def test_a_server_that_starts_late_and_hangs_between_gets_everything_once(
             append_ledger(folder, EVENTS[:4])
             wait_until(lambda: tracker.trouble is not None, "the first failure")
             server = start_server(ui_command(runs, port), runs)
-            cleanup.callback(server.wait, 30)
-            cleanup.callback(os.killpg, server.pid, signal.SIGKILL)
+            cleanup.callback(end_group, server)
             wait_until(lambda: tracker.count_unsent() == 0, "the server is there", 120)
             os.killpg(server.pid, signal.SIGSTOP)
             append_ledger(folder, EVENTS[4:8])
             wait_until(lambda: tracker.trouble is not None, "the server hangs")
-            append_ledger(folder, EVENTS[8:])
             os.killpg(server.pid, signal.SIGCONT)
             wait_until(lambda: tracker.count_unsent() == 0, "the server is back")
+            assert killed_while_it_writes(server, runs, tracker, folder)
+            again = start_server(ui_command(runs, port), runs)
+            cleanup.callback(end_group, again)
+            wait_until(lambda: tracker.count_unsent() == 0, "the server is there again", 120)
             finish_trial(folder, EVENTS)
         assert tracker.trouble is None
         child = trial_run(uri, "KSDD-s0")
         assert child.info.status == "FINISHED"
+        assert missing_in_store(uri, folder) == []
         assert curve(uri, child, "search/loss") == [(e["step"], e["loss"]) for e in SEARCH]
         assert {"pictures/part_1.png", "drawings/cells.png"} <= artifacts(uri, child)
         assert catch_up(run, uri) == 0
