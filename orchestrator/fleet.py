@@ -18,15 +18,17 @@ os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 
+import ray
 from ray import tune
 
 from orchestrator.attempt import RUN_TRIAL, Listener, TrialFailedError, attempt, full_disk_line, write_failure
+from orchestrator.nodes import among
 from orchestrator.resources import TrialResources
 from orchestrator.runs import trial_folder
 from search.errors import is_disk_full
 from search.secret_texts import without_secrets
 
-_DRIVER_CPU = 0.01
+_LITTLE = 0.01
 """Tune takes no trial that asks for nothing."""
 
 
@@ -38,7 +40,7 @@ def run_fleet(
     *,
     retries: int = 2,
     function: str = RUN_TRIAL,
-    near: dict[str, str] | None = None,
+    near: Sequence[str] | None = None,
 ) -> None:
     """Run trials side by side on the connected Ray; returns when each has ended, well or not.
 
@@ -51,10 +53,10 @@ def run_fleet(
         on_event: gets each event of each trial, in this process.
         retries: new attempts at a trial that raised or whose process died; bad input is not tried again.
         function: module:function that runs a trial.
-        near: labels of the nodes that see the run's folder; None: all do.
+        near: ids of the nodes that see the run's folder; None: all do.
     """
-    each = {"CPU": resources.cpus or _DRIVER_CPU, "GPU": resources.gpus}
-    where = {} if near is None else {"bundle_label_selector": [near]}
+    each = {"CPU": resources.cpus, "GPU": resources.gpus} if resources.cpus else _a_little(near)
+    where = {} if near is None else {"bundle_label_selector": [among(near)]}
     # Beside the trials and not in a temporary folder: Tune checks that every node sees its storage.
     storage = run / ".tune"
     for noisy in ("ray.tune", "ray.train", "ray._private"):
@@ -92,6 +94,19 @@ def run_fleet(
             else:
                 # It ended by itself, and could not write why.
                 write_failure(folder, full_disk_line(folder), True)
+
+
+def _a_little(near: Sequence[str] | None) -> dict[str, float]:
+    """Return what a trial asks for that only drives: a little of a CPU, or of a node where there are none.
+
+    A head often has no CPUs to give, and without a shared disk it is the only node that sees the run.
+    """
+    from clusters.connect import offer
+
+    if near is None or offer(None, near).cpus:
+        return {"CPU": _LITTLE}
+    node = next(node for node in ray.nodes() if node["Alive"] and node["NodeID"] in near)
+    return {f"node:{node['NodeManagerAddress']}": _LITTLE}
 
 
 def _trainable(config: dict[str, Any]) -> None:

@@ -85,13 +85,15 @@ def ray_hands(context: Context) -> Hands:
     kept = among(seeing) if blind and not trial.get("storage") else {}
     # New nodes are not among those that see the folder, where some do not.
     offered = offer(None, seeing) if kept else reach(offer(None))
-    cpus = max(1, offered.cpus)
-    gpus = gpus_for("runtime.device", context.settings.runtime.device, offered.gpus)
-    latency = context.settings.latency
-    same = latency.device == "auto"
-    probe_gpus = gpus if same else gpus_for("latency.device", latency.device, offered.gpus)
+    latency, device = context.settings.latency, context.settings.runtime.device
+    named = device if latency.device == "auto" else latency.device
+    probe_gpus = gpus_for("runtime.device" if named == device else "latency.device", named, offered.gpus)
+    # A board that only measures computes nothing else.
+    board = offer(None, [node["NodeID"] for node in boards(latency.node)])
+    cpus = max(1, offered.cpus - board.cpus)
+    gpus = gpus_for("runtime.device", device, offered.gpus - board.gpus)
     workers, least = int(trial.get("supernet_workers", 1)), int(trial.get("least_workers", 1))
-    everywhere = max(offered.gpus, int(ray.cluster_resources().get("GPU", 0)))
+    everywhere = max(offered.gpus, int(ray.cluster_resources().get("GPU", 0))) - board.gpus
     wait_s = float(trial.get("wait", 0.0))
     if everywhere and gpus and workers > gpus:
         where = f"the nodes that see {context.folder} have" if kept else "the cluster has"
@@ -149,7 +151,8 @@ def ray_hands(context: Context) -> Hands:
             if not kept:
                 await_workers(workers, each, int(bool(gpus)), wait_s, say, least)
             few, far = min(least, workers), ticket if blind and not kept else None
-            train_with_ray(context, workers, least=few, cpus=each, gpu=bool(gpus), near=kept or None, far=far)
+            near = {**kept, **apart(latency.node).get("label_selector", {})} or None
+            train_with_ray(context, workers, least=few, cpus=each, gpu=bool(gpus), near=near, far=far)
 
     return Hands(train, pool, share)
 
@@ -184,10 +187,16 @@ def apart(node: str) -> dict[str, Any]:
     Args:
         node: KEY=VALUE as for `probe_options`; empty: any node measures.
     """
-    if not node or not (there := _labelled(node)) or not _has_slots(there):
+    if not boards(node):
         return {}
     key, _, value = node.partition("=")
     return {"label_selector": {key: f"!{value}"}}
+
+
+def boards(node: str) -> list[dict[str, Any]]:
+    """Return the living nodes of the label KEY=VALUE if they declare a slot for measuring: they are kept for that."""
+    there = _labelled(node) if node else []
+    return there if _has_slots(there) else []
 
 
 def probe_options(node: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from orchestrator.launch import Launch, Trial
 from orchestrator.live import Watch
 from orchestrator.prepare import check_storage, mirror_of, pack_data, restore, sharing
 from orchestrator.report import RunResult, result_of
-from orchestrator.resources import TrialResources, check_group, drive_only, share_out, spare
+from orchestrator.resources import TooFewResourcesError, TrialResources, check_group, drive_only, share_out, spare
 from orchestrator.runs import (
     RunRecord,
     check_name,
@@ -220,7 +220,11 @@ def _run(
 
     near, cluster = sharing(run, cluster, watch)
     # New nodes are not among those that see the run, where some do not.
-    resources = _divided(launch, len(names), _grown(cluster) if near is None else cluster)
+    try:
+        resources = _divided(launch, len(names), _grown(cluster) if near is None else cluster)
+    except TooFewResourcesError as error:
+        where = "" if near is None else f"; only nodes that see {run} count: give --runs as a folder that all nodes see"
+        raise TooFewResourcesError(f"{error}{where}") from error
     if hybrid:
         if resources.parallel > 1 and len(names) > 1:
             watch.note("resources.parallel: trials side by side disturb each other's latencies")

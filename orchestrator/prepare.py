@@ -146,13 +146,13 @@ def mirror_of(run: Path, launch: Launch, watch: Watch, may_wait: bool) -> Abstra
     )
 
 
-def sharing(run: Path, cluster: Any, watch: Watch) -> tuple[dict[str, str] | None, Any]:
-    """Return the labels of the nodes that see the run's folder, and what they offer; (None, all) if all of them do."""
+def sharing(run: Path, cluster: Any, watch: Watch) -> tuple[list[str] | None, Any]:
+    """Return the ids of the nodes that see the run's folder, and what they offer; (None, all) if all of them do."""
     from clusters.connect import offer
-    from orchestrator.nodes import among, nodes_that_see, put_token
+    from orchestrator.nodes import nodes_that_see, put_token
 
     seeing, blind = nodes_that_see(run, put_token(run))
     if not blind:
         return None, cluster
     watch.note(f"{len(blind)} of {len(seeing) + len(blind)} nodes do not see {run}; trials are driven on the others")
-    return among(seeing), offer(cluster.address, seeing)
+    return seeing, offer(cluster.address, seeing)

@@ -29,7 +29,7 @@ from search.divergence import check_finite
 from search.ledger import Ledger
 from search.metrics import headline, mean_scores
 from search.one_shot import division, new_supernet, subnet_step, weights_of_classes
-from search.preflight import check_memory
+from search.preflight import check_memory, step_memory
 from search.scoring import Scorer
 from search.training import set_learning_rate
 from search.trial import open_context, read_trial, test
@@ -81,7 +81,8 @@ def run_job(folder: Path, trial: Path, weights: Callable[[], Weights]) -> dict[s
     outer = open_context(trial, read_trial(trial), None)
     context = dataclasses.replace(outer, folder=folder, ledger=Ledger(folder / "ledger.jsonl"))
     training = _start(context, architecture, job["seed"], weights)
-    check_memory(context, [architecture], training.network, "finetune", context.settings.finetune.batch, alone=True)
+    step, batch = step_memory(context, [architecture]), context.settings.finetune.batch
+    check_memory(context, step, training.network, "finetune", batch, alone=True)
     _train(context, training, architecture, job["seed"])
     if context.settings.finetune.select == "best_val":
         training.network.load_state_dict(training.best)

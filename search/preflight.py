@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -43,10 +44,10 @@ def check_supernet(context: Context, network: nn.Module, space: HybridSpace, epo
     refused = ""
     try:
         settings = context.settings.supernet
-        largest = largest_subnets(space)
-        check_memory(context, largest, network, "supernet", settings.batch, settings.accumulate)
+        step = step_memory(context, largest_subnets(space))
+        check_memory(context, step, network, "supernet", settings.batch, settings.accumulate)
         # Now, and not after hours of searching; by one process, which is what retrains.
-        check_memory(context, largest, network, "finetune", context.settings.finetune.batch, alone=True)
+        check_memory(context, step, network, "finetune", context.settings.finetune.batch, alone=True)
     except OutOfMemory as error:
         refused = str(error)
     told = {
@@ -105,7 +106,7 @@ def largest_subnets(space: HybridSpace) -> list[HybridArchitecture]:
 
 def check_memory(
     context: Context,
-    architectures: Sequence[HybridArchitecture],
+    step: tuple[int, int],
     network: nn.Module,
     section: str,
     batch: int,
@@ -116,7 +117,7 @@ def check_memory(
 
     Args:
         context: of the trial.
-        architectures: of which one step each must fit.
+        step: what a training step keeps, see `step_memory`.
         network: whose weights have gradients and moments.
         section: of the settings that have the batch, for the message.
         batch: tiles of a step, of all processes.
@@ -124,7 +125,7 @@ def check_memory(
         alone: one process takes the whole step, whatever group this one is in.
 
     Raises:
-        OutOfMemory: one does not.
+        OutOfMemory: it does not.
     """
     free = free_memory(context.device)
     if free is None:
@@ -135,7 +136,7 @@ def check_memory(
         free //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     own = -(-batch // processes)
     state = _ADAM_COPIES * sum(p.numel() * p.element_size() for p in network.parameters())
-    fixed, each = _step_memory(context, architectures)
+    fixed, each = step
     needed = state + PEAK_OVER_KEPT * (fixed + each * -(-own // accumulate))
     if needed <= free:
         return
@@ -153,7 +154,7 @@ def check_memory(
     )
 
 
-def _step_memory(context: Context, architectures: Sequence[HybridArchitecture]) -> tuple[int, int]:
+def step_memory(context: Context, architectures: Sequence[HybridArchitecture]) -> tuple[int, int]:
     """Return the bytes that a step keeps for backward whatever its tiles, and those of each tile; the most of all."""
     size, most = context.settings.data.image_size, (0, 0)
     for architecture in architectures:
@@ -167,7 +168,8 @@ def _step_memory(context: Context, architectures: Sequence[HybridArchitecture]) 
         kept = []
         for tiles in (1, 2):
             images = torch.empty(tiles, context.pack.colour_channels, size, size, device="meta")
-            kept.append(kept_for_backward(lambda: lambda: network(images, architecture)))  # noqa: B023 - called here
+            forward = partial(network, images, architecture)
+            kept.append(kept_for_backward(lambda: forward, fake=False))  # noqa: B023 - called here
         each = kept[1] - kept[0]
         most = max(most, (kept[0] - each, each), key=sum)
     return most

@@ -23,7 +23,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(DOUBLES), os.enviro
 
 
 # Most of their time they wait for processes to start; begun first, the other tests run beside them.
-SLOW = ("test_faults.py", "test_nodes.py", "test_stored_runs.py", "test_hybrid.py", "test_processes.py")
+SLOW = (
+    *("test_hybrid.py", "test_processes.py", "test_nodes.py", "test_cluster_check.py", "test_cli_autonad.py"),
+    *("test_stored_runs.py", "test_tracking.py", "test_growth.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -58,7 +58,9 @@ def hang(*arguments):
     return check.write_probe(*arguments)
 
 
-WRONG = Work(describe, write, read, clock, receive, all_reduce, probe)
+WRONG = Work(
+    describe=describe, write=write, read=read, clock=clock, receive=receive, all_reduce=all_reduce, probe=probe
+)
 HANGING = Work(write=hang, all_reduce=all_reduce, probe=probe)
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def may_mount() -> bool:
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not may_mount(), reason="needs the right to mount")
 def test_a_search_on_a_node_that_has_none_of_its_disks(tmp_path, bucket, searched):
-    """The head sees the run and has no room for workers; the node that has room sees neither run nor data."""
+    """The head sees the run and has no CPU to give; the node that has some sees neither run nor data."""
     config, metrics = searched
     runs = tmp_path / "runs"
     runs.mkdir()
@@ -163,7 +163,7 @@ def test_a_search_on_a_node_that_has_none_of_its_disks(tmp_path, bucket, searche
         head_is_there = f'until {sys.executable} -c "{answers}" 2> /dev/null; do sleep 0.5; done'
         hidden = " && ".join(f"mount -t tmpfs none {folder}" for folder in (config.parent, runs))
         begin = [
-            f"{start} --head --port={port} --num-cpus=1 --include-dashboard=false --temp-dir={root}/h",
+            f"{start} --head --port={port} --num-cpus=0 --include-dashboard=false --temp-dir={root}/h",
             f"{hidden} && {head_is_there} && {start} --address=127.0.0.1:{port} --num-cpus=4",
         ]
         nodes = [

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,21 @@ from search.context import Context
 from search.data.pack import build_pack
 from search.data.readers import open_dataset
 from search.data.synthetic import write_dataset
+from search.finetune import plain_network
 from search.hybrid_settings import SpaceSettings, SupernetSettings, space_of
 from search.hybrid_workers import SUPERNET, load_weights, save_weights
 from search.ledger import Ledger
-from search.memory import OutOfMemory
+from search.memory import OutOfMemory, kept_for_backward
 from search.one_shot import new_supernet
-from search.preflight import RanksDisagree, agree, check_memory, check_supernet, digest_of_weights, largest_subnets
+from search.preflight import (
+    RanksDisagree,
+    agree,
+    check_memory,
+    check_supernet,
+    digest_of_weights,
+    largest_subnets,
+    step_memory,
+)
 from search.settings import DataSettings, Settings
 
 DOUBLE = Path(__file__).parents[1] / "doubles" / "disagreeing_ranks.py"
@@ -56,7 +66,7 @@ def test_what_is_said_to_fit_fits_and_one_tile_more_does_not(context, monkeypatc
     monkeypatch.setattr(preflight, "free_memory", lambda device: 60 * MIB)
 
     def check(batch, parts=accumulate):
-        check_memory(context, subnets, network, "supernet", batch, parts)
+        check_memory(context, step_memory(context, subnets), network, "supernet", batch, parts)
 
     with pytest.raises(OutOfMemory, match=r"data.image_size 32 with supernet.batch 512: .* 60 MiB are free") as refused:
         check(512)
@@ -79,7 +89,16 @@ def test_where_nothing_fits_that_is_said(context, monkeypatch):
 
 def test_a_system_that_tells_no_memory_refuses_nothing(context, monkeypatch):
     monkeypatch.setattr(preflight, "free_memory", lambda device: None)
-    check_memory(context, [], new_supernet(context), "supernet", 10**9)
+    check_memory(context, (10**9, 10**9), new_supernet(context), "supernet", 10**9)
+
+
+def test_what_is_kept_is_the_same_on_the_meta_device_as_of_fake_tensors(context):
+    architecture = space_of(context.settings.space).largest()
+    images = torch.empty(2, 1, 32, 32, device="meta")
+    with torch.device("meta"):
+        network = plain_network(context, architecture)
+    build = partial(partial, network, images, architecture)
+    assert kept_for_backward(build, fake=False) == kept_for_backward(build) > images.nbytes
 
 
 def test_every_block_operator_has_a_largest_subnet(context):
