@@ -5,6 +5,10 @@
 The real search, ledgers and pool of actors run; the calls of workers take virtual time (`benchmarks.virtual`). What
 the driver takes of it is set by measured costs, so that the same seed gives the same result on every machine. Beside
 it stands what the driver's own code really took here, without what the simulation took.
+
+Simulated are measuring and scoring, which a population needs for each of its thousands. The training of the supernet,
+retraining, Tune, MLflow and the mirror are not. Traffic of the object store is the weights, once per node: candidates
+and scores are a few kB, which Ray sends inside of its messages.
 """
 
 import argparse
