@@ -313,6 +313,8 @@ def _import_mlflow() -> Any:
     # Both report every step of making a database, in the middle of what a person watches.
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    # What a database refuses is raised too, and told in one line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return mlflow
 
 
