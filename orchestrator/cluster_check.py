@@ -31,11 +31,11 @@ from orchestrator.cluster_verdicts import (
     reduce_check,
     versions_check,
 )
+from orchestrator.growing import SLOT, gpu_share
 from orchestrator.storage import check_uri, is_uri
 from search.errors import InputError
 
 _ROUNDS = 10
-_SLOT = "latency_slot"
 _START_S = 60.0
 """What a node may take to start a process, which reads the whole program from a file system that may be slow."""
 _STEPS, _JOIN_S = 10, 120.0
@@ -291,8 +291,12 @@ def _latency(question: Question, nodes: Sequence[Node], answering: Sequence[Node
         advice = "start a node with --labels there, or give --node a label that there is"
         return Check("latency probe", "failure", str(error).removeprefix("latency.node: "), advice)
     chosen = _measuring(nodes, question.label, own)
-    # As a search does: half a GPU, so that who measures finds room beside scorers; the slot, so that nobody else does.
-    places = [(node, {**on_node(node, 0.5 if node.gpus else 0), **_slot(node)}) for node in chosen if node in answering]
+    # As a search does: a share of a GPU that is left beside scorers; the slot, so that nobody else measures there.
+    places = [
+        (node, {**on_node(node, gpu_share(True, 1, 1) if node.gpus else 0), **_slot(node)})
+        for node in chosen
+        if node in answering
+    ]
     with crew(places) as team:
         answers = team.ask(question.work.probe, lambda i, node: (bool(node.gpus),), question.timeout_s)
     return latency_check(answers, [node for node in chosen if node not in answering])
@@ -303,12 +307,12 @@ def _measuring(nodes: Sequence[Node], label: str, own: str) -> list[Node]:
     key, _, value = label.partition("=")
     if label:
         return [node for node in nodes if node.labels.get(key) == value]
-    slots = [node for node in nodes if _SLOT in node.resources]
+    slots = [node for node in nodes if SLOT in node.resources]
     return slots or [node for node in nodes if node.gpus][:1] or [node for node in nodes if node.id == own]
 
 
 def _slot(node: Node) -> dict[str, Any]:
-    return {"resources": {_SLOT: 1}} if _SLOT in node.resources else {}
+    return {"resources": {SLOT: 1}} if SLOT in node.resources else {}
 
 
 def _readable_token() -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clusters import connect  # noqa: F401 - sets what Ray reads on import
+from clusters import connect  # first: it sets what Ray reads on import
 
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -101,9 +101,7 @@ def _a_little(near: Sequence[str] | None) -> dict[str, float]:
 
     A head often has no CPUs to give, and without a shared disk it is the only node that sees the run.
     """
-    from clusters.connect import offer
-
-    if near is None or offer(None, near).cpus:
+    if near is None or connect.offer(None, near).cpus:
         return {"CPU": _LITTLE}
     node = next(node for node in ray.nodes() if node["Alive"] and node["NodeID"] in near)
     return {f"node:{node['NodeManagerAddress']}": _LITTLE}

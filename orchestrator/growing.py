@@ -9,7 +9,8 @@ from orchestrator.resources import TooFewResourcesError, TrialResources
 
 Say = Callable[[str], None]
 
-_SLOT = "latency_slot"
+SLOT = "latency_slot"
+"""Custom resource of a node that lets one latency be measured on it at a time."""
 _LITTLE = 0.01
 """Of a CPU: what waits for a node of some label waits for no more than that."""
 
@@ -82,7 +83,7 @@ def await_label(label: str, wait_s: float, say: Say) -> None:
     if group is None or any(node["Alive"] and node["Labels"].get(key) == value for node in ray.nodes()):
         return
     # A resource of its own also calls the node where an autoscaler does not look at labels.
-    bundle = {_SLOT: 1.0} if _SLOT in group.resources else {"CPU": _LITTLE}
+    bundle = {SLOT: 1.0} if SLOT in group.resources else {"CPU": _LITTLE}
     _await([bundle], f"a node with the label {label}", wait_s, say, {key: value})
 
 

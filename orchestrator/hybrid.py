@@ -16,7 +16,7 @@ from clusters.connect import offer
 from clusters.executor import Pool as Workers
 from clusters.executor import put, ray_pool, serial_pool
 from clusters.growth import reach
-from orchestrator.growing import await_label, await_workers, gpu_share
+from orchestrator.growing import SLOT, await_label, await_workers, gpu_share
 from orchestrator.nodes import (
     ReturningPool,
     among,
@@ -38,7 +38,6 @@ _RETRIES = 2
 _DRIVERS = 0.1
 _SETTLE_S = 60.0
 _FETCH_S = 600.0
-_SLOT = "latency_slot"
 _ANYWHERE = {"scheduling_strategy": "SPREAD"}
 """Also outside of what Tune set aside for the trial, which only drives."""
 
@@ -218,7 +217,7 @@ def probe_options(node: str) -> dict[str, Any]:
         raise NodeMissing(
             f"latency.node: no node of the cluster has the label {node}; there are {', '.join(own) or 'no labels'}"
         )
-    slot = {"resources": {_SLOT: 1}} if _has_slots(there) else {}
+    slot = {"resources": {SLOT: 1}} if _has_slots(there) else {}
     return {"label_selector": {key: value}, **slot}
 
 
@@ -231,7 +230,7 @@ def _labelled(node: str) -> list[dict[str, Any]]:
 
 
 def _has_slots(nodes: Sequence[dict[str, Any]]) -> bool:
-    return all(_SLOT in node["Resources"] for node in nodes)
+    return all(SLOT in node["Resources"] for node in nodes)
 
 
 def _placed(options: dict[str, Any], kept: dict[str, str]) -> dict[str, Any]:

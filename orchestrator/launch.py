@@ -94,7 +94,7 @@ class ResourceSettings:
     )
     scorers: int | Literal["auto"] = setting(
         "auto",
-        "AutoNAD: actors that score candidates; they share half of the GPUs; auto: one per GPU, else one per "
+        "AutoNAD: actors that score candidates; they share 0.6 of each GPU; auto: one per GPU, else one per "
         "runtime.threads CPUs",
         ge=1,
     )
