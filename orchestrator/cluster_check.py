@@ -31,7 +31,7 @@ from orchestrator.cluster_verdicts import (
     reduce_check,
     versions_check,
 )
-from orchestrator.growing import SLOT, gpu_share
+from orchestrator.placement import SLOT, NodeMissing, gpu_share, probe_options
 from orchestrator.storage import check_uri, is_uri
 from search.errors import InputError
 
@@ -282,8 +282,6 @@ def _all_reduce(question: Question, nodes: Sequence[Node]) -> Check:
 
 
 def _latency(question: Question, nodes: Sequence[Node], answering: Sequence[Node], own: str) -> Check:
-    from orchestrator.hybrid import NodeMissing, probe_options
-
     try:
         if question.label:
             probe_options(question.label)

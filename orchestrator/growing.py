@@ -1,38 +1,20 @@
 """Nodes that a search asks an autoscaled cluster for: until when it waits for them, and what it says."""
 
-import math
 from collections.abc import Callable, Mapping
 
 from clusters.connect import Cluster, offer
 from clusters.growth import comes, groups, labelled
+from orchestrator.placement import SLOT
 from orchestrator.resources import TooFewResourcesError, TrialResources
 
 Say = Callable[[str], None]
 
-SLOT = "latency_slot"
-"""Custom resource of a node that lets one latency be measured on it at a time."""
 _LITTLE = 0.01
 """Of a CPU: what waits for a node of some label waits for no more than that."""
-
-_SCORERS_SHARE, _PROBES_SHARE = 0.6, 0.4
 
 
 class NodesNotComing(TooFewResourcesError):
     """The cluster can grow to what is needed, and did not in the time that was given."""
-
-
-def gpu_share(measures: bool, scorers: int, gpus: int) -> float:
-    """Return the share of a GPU of one actor.
-
-    Who measures finds room beside scorers, which rest meanwhile; of those no two find room on one GPU where there is
-    one for each, so that a scorer that waits brings a node of its own.
-
-    Args:
-        measures: it is the one that measures latencies, and no scorer.
-        scorers: how many there are.
-        gpus: of the cluster, at least 1.
-    """
-    return _PROBES_SHARE if measures else _SCORERS_SHARE / math.ceil(scorers / gpus)
 
 
 def await_one(resources: TrialResources, cluster: Cluster, wait_s: float, say: Say) -> None:

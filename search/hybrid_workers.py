@@ -14,6 +14,7 @@ from models.autonad import AutoNADNet
 from models.hybrid_architecture import HybridArchitecture
 from search.checkpoint import CheckpointDamaged, CheckpointMismatch, write_atomically
 from search.context import Context
+from search.divergence import Diverged
 from search.errors import disk_full, is_disk_full, refuse
 from search.finetune import Weights, plain_network, run_job
 from search.latency import Conditions, LatencyRecord, conditions_here, measure_architecture
@@ -26,6 +27,12 @@ SUPERNET = "supernet.safetensors"
 
 MakeWorker = Callable[[Path], Callable[[Any], Any]]
 """Makes a worker of a trial from the trial's folder, which on another node may be another one."""
+
+Retrained = dict[str, Any] | Diverged | OSError
+"""The metrics of a retraining, or what a new attempt would not better: that it diverged, or that the disk is full.
+
+Both are returned and not raised: what is raised is tried again, and reaches who asked as a text.
+"""
 
 
 class Pool(Protocol):
@@ -104,15 +111,14 @@ def make_measurer(folder: Path) -> Callable[[HybridArchitecture | None], Measure
     return measured
 
 
-def make_retrainer(folder: Path, weights: Callable[[], Weights]) -> Callable[[Path], dict[str, Any] | OSError]:
-    """Return a function that retrains and tests the subnet of a job; a full disk is returned and not raised.
+def make_retrainer(folder: Path, weights: Callable[[], Weights]) -> Callable[[Path], Retrained]:
+    """Return a function that retrains and tests the subnet of a job; see `Retrained`."""
 
-    What is raised is tried again, and reaches who asked as a text.
-    """
-
-    def retrain(job: Path) -> dict[str, Any] | OSError:
+    def retrain(job: Path) -> Retrained:
         try:
             return run_job(job, folder, weights)
+        except Diverged as error:
+            return error
         except OSError as error:
             if not is_disk_full(error):
                 raise

@@ -47,6 +47,13 @@ class Ledger:
             self.listener(record)
         return record
 
+    def write_once(self, event: str, key: tuple[str, ...], **values: Any) -> None:
+        """Write an event, unless one with the same values of `key` is there: a resumed trial passes by it again."""
+        values = json.loads(json.dumps(values))
+        told = (e for e in read_events(self.path) if e["event"] == event) if self.path else ()
+        if not any(all(e[name] == values[name] for name in key) for e in told):
+            self.write(event, **values)
+
     def catch_up(self) -> None:
         """Go on behind what another process has written meanwhile; the listener gets what it has not seen."""
         if self.path is None:

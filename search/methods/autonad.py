@@ -9,22 +9,19 @@ many.
 import dataclasses
 import json
 import math
-import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from models.hybrid_architecture import HybridArchitecture
-from models.hybrid_cost import parameters_of
 from models.hybrid_space import HybridSpace, OperatorPrior
 from search.candidates import Candidate, CandidateLedger, write_table
 from search.checkpoint import write_atomically
 from search.context import Context
-from search.errors import InputError, refuse
-from search.evolution import ATTEMPTS
-from search.finetune import cost_of, write_job
+from search.errors import refuse
+from search.finalists import retrain
 from search.hybrid_settings import EvolutionSettings, space_of
 from search.hybrid_workers import (
     SUPERNET,
@@ -34,27 +31,18 @@ from search.hybrid_workers import (
     make_measurer,
     make_retrainer,
     make_scorer,
-    values_of,
 )
 from search.latency import kendall_tau
 from search.latency_ledger import LatencyLedger
 from search.latency_table import LatencyTable, prior_to_json
-from search.ledger import read_events
+from search.limits import NothingLegal, check_limits, limits_of, price_of
 from search.one_shot import sampled_subnet
-from search.population import Generation, Limits, Outcome, Price, Search, choose, finalists
+from search.population import Generation, Limits, Outcome, Search, choose
 from search.secret_texts import without_secrets
 
-GIGA = 1e9
 LATENCIES = "latencies.jsonl"
 PRIOR = "prior.json"
 TOLD_EVERY_S = 2.0
-
-_REPLACED = 3
-"""Times that others may take the places of finalists that cannot be retrained."""
-
-
-class NothingLegal(InputError):
-    """The limits leave no architecture of the space."""
 
 
 def run(context: Context, hands: Hands) -> list[dict[str, Any]]:
@@ -66,7 +54,7 @@ def run(context: Context, hands: Hands) -> list[dict[str, Any]]:
     space = space_of(context.settings.space)
     limits = limits_of(context)
     with hands.pool(make_measurer, "measure") as measurers:
-        _check_limits(context, space, limits, latencies_of(context, measurers))
+        check_limits(context, space, limits, latencies_of(context, measurers))
     if not (context.folder / SUPERNET).exists():
         hands.train(context)
     fetch = hands.share(load_weights(context))
@@ -87,13 +75,7 @@ def run(context: Context, hands: Hands) -> list[dict[str, Any]]:
     if search.best is None:
         raise NothingLegal(f"{len(search.candidates)} candidates, and none could be scored within the limits")
     with hands.pool(partial(make_retrainer, weights=fetch), "retrain") as retrainers:
-        return _retrain(context, search, drawn, retrainers, str(latencies.conditions))
-
-
-def limits_of(context: Context) -> Limits:
-    """Return the limits of the settings."""
-    settings = context.settings.evolution
-    return Limits(settings.parameter_limit, GIGA * settings.mac_limit, settings.latency_limit_ms)
+        return retrain(context, search, drawn, retrainers, str(latencies.conditions))
 
 
 def latencies_of(context: Context, measurers: Pool) -> LatencyLedger:
@@ -101,51 +83,6 @@ def latencies_of(context: Context, measurers: Pool) -> LatencyLedger:
     earlier = context.settings.latency.replay
     replay = Path(earlier) / "trials" / context.folder.name / LATENCIES if earlier else None
     return LatencyLedger(context.folder / LATENCIES, measurers, replay)
-
-
-def _check_limits(context: Context, space: HybridSpace, limits: Limits, latencies: LatencyLedger) -> None:
-    """Find out before anything is trained that the limits leave nothing, or next to nothing, of the space."""
-    lightest = space.least(partial(_parameters, context))
-    if limits.parameters and (fewest := _parameters(context, lightest)) > limits.parameters:
-        raise NothingLegal(
-            f"evolution.parameter_limit: {limits.parameters:,} parameters are fewer than any subnet of the space has; "
-            f"the smallest has {fewest:,}"
-        )
-
-    def macs(architecture: HybridArchitecture) -> float:
-        return cost_of(context, architecture).macs
-
-    # An edge takes as many MACs as it has parameters, times the same positions: its operators need no comparing again.
-    if limits.macs and (least := macs(space.least(macs, lightest.edges))) > limits.macs:
-        raise NothingLegal(
-            f"evolution.mac_limit: {limits.macs / GIGA:g} GMACs are fewer than any subnet of the space takes; the "
-            f"smallest takes {least / GIGA:.3f}"
-        )
-    if (limits.parameters or limits.macs) and not _drawn_within(context, space, limits):
-        raise NothingLegal(
-            f"evolution.parameter_limit, evolution.mac_limit: of {ATTEMPTS} random subnets of the space none keeps "
-            "them; raise them, or narrow the space (space.widths, space.depths, space.ratios)"
-        )
-    if limits.latency_ms:
-
-        def latency_ms(architecture: HybridArchitecture) -> float:
-            return values_of(latencies.records([architecture]))[0].median_ms
-
-        # One measurement, as a rule; the others are for those who ask for about as little as there is.
-        fastest = latency_ms(space.smallest())
-        if fastest > limits.latency_ms:
-            fastest = latency_ms(space.least(latency_ms))
-        if fastest > limits.latency_ms:
-            raise NothingLegal(
-                f"evolution.latency_limit_ms: {limits.latency_ms:g} ms cannot be met; the fastest of the smallest "
-                f"subnets of the space takes {fastest:.1f} ms on {latencies.conditions.device_name}"
-            )
-
-
-def _drawn_within(context: Context, space: HybridSpace, limits: Limits) -> bool:
-    """Return whether a random subnet keeps the limits; a generation draws as often for each of its candidates."""
-    drawn = (space.sample(random.Random(f"{context.seed}/limits/{k}")) for k in range(ATTEMPTS))
-    return any(limits.allow(_price(context, limits, architecture)) for architecture in drawn)
 
 
 def _latency_table(context: Context, space: HybridSpace, latencies: LatencyLedger) -> LatencyTable | None:
@@ -167,8 +104,7 @@ def _latency_table(context: Context, space: HybridSpace, latencies: LatencyLedge
             found[outcome.index] = outcome.value
             continue
         digest = architectures[outcome.index].digest()
-        _write_once(
-            context,
+        context.ledger.write_once(
             "latency_failed",
             ("architecture_digest",),
             phase="evolve",
@@ -180,8 +116,7 @@ def _latency_table(context: Context, space: HybridSpace, latencies: LatencyLedge
     table = LatencyTable.fit(records, space, latencies.conditions)
     write_atomically(context.folder / "latency_table.json", table.to_json().encode())
     write_atomically(context.folder / PRIOR, prior_to_json(_prior(context, table)).encode())
-    _write_once(
-        context,
+    context.ledger.write_once(
         "latency",
         ("records", "conditions"),
         phase="evolve",
@@ -234,10 +169,9 @@ def evolve(
         for candidate in search.candidates.values():
             if candidate.generation == generation.number and candidate.error is not None:
                 told = {"digest": candidate.digest, "number": candidate.number, "error": candidate.error}
-                _write_once(context, "quarantined", ("digest",), phase="evolve", **told)
+                context.ledger.write_once("quarantined", ("digest",), phase="evolve", **told)
         values = dataclasses.asdict(generation)
-        _write_once(
-            context,
+        context.ledger.write_once(
             "generation",
             ("strategy", "generation"),
             phase="evolve",
@@ -254,7 +188,7 @@ def evolve(
         context.seed,
         prior=None if table is None else _prior(context, table),
         limits=limits,
-        price=partial(_price, context, limits),
+        price=partial(price_of, context, limits),
         measure=latencies.records,
         score=scorers.map,
         ledger=ledger,
@@ -262,22 +196,10 @@ def evolve(
         elsewhere=elsewhere,
     )
     write_table(table_path, search.candidates.values(), search.points)
-    _write_once(context, "chosen", ("strategy",), phase="evolve", **_chosen(search, settings, table))
+    context.ledger.write_once("chosen", ("strategy",), phase="evolve", **_chosen(search, settings, table))
     chosen = {"best": search.best, "front": list(search.front), "penalty": search.penalty}
     write_atomically(context.folder / f"{name}.json", json.dumps(chosen, allow_nan=False).encode())
     return search
-
-
-def _price(context: Context, limits: Limits, architecture: HybridArchitecture) -> Price:
-    if limits.macs:
-        cost = cost_of(context, architecture)
-        return Price(cost.parameters, cost.macs)
-    return Price(_parameters(context, architecture))
-
-
-def _parameters(context: Context, architecture: HybridArchitecture) -> int:
-    width = context.settings.space.decoder_width
-    return parameters_of(architecture, in_channels=context.pack.colour_channels, classes=context.classes, width=width)
 
 
 def _chosen(search: Search, settings: EvolutionSettings, table: LatencyTable | None) -> dict[str, Any]:
@@ -296,112 +218,3 @@ def _chosen(search: Search, settings: EvolutionSettings, table: LatencyTable | N
         "table_tau": None if math.isnan(tau) else tau,
         "table_tau_over": len(others),
     }
-
-
-def _retrain(
-    context: Context, search: Search, drawn: Search | None, retrainers: Pool, measured_on: str
-) -> list[dict[str, Any]]:
-    """Retrain every finalist with every seed, and the best of the random search; returns their metrics, best first.
-
-    A finalist that cannot be retrained however often it is tried is left out; the next of its ranking takes its place.
-
-    Raises:
-        RuntimeError: none could be retrained, nor could those that took their places.
-        OSError: the disk is full.
-    """
-    strategy, settings = context.settings.evolution.strategy, context.settings.finetune
-    wave = [(c, "finalist") for c in finalists(search, strategy, settings.finalists, settings.spread)]
-    ranking = "evolution" if settings.spread else strategy
-    ranked = {"finalist": finalists(search, ranking, len(search.candidates))}
-    if drawn is not None and drawn.best is not None:
-        wave.append((drawn.candidates[drawn.best], "random"))
-        ranked["random"] = finalists(drawn, "random", len(drawn.candidates))
-    _write_architecture(context, search.candidates[search.best or ""])
-    tried, of = list(wave), len(wave) * settings.seeds
-    done: dict[str, dict[str, Any]] = {}
-    failed: dict[tuple[str, str], str] = {}
-    for _ in range(1 + _REPLACED):
-        lost = _retrain_some(context, wave, retrainers, measured_on, done, of)
-        failed |= lost
-        wave = []
-        for role, _digest in lost:
-            left = [c for c in ranked[role] if not any(c.digest == t.digest and role == r for t, r in tried)]
-            if left:
-                wave.append((left[0], role))
-                tried.append(wave[-1])
-        if not wave:
-            break
-    order = {(role, c.digest): k for role in ranked for k, c in enumerate(ranked[role])}
-    kept = [m for m in done.values() if (m["role"], m["architecture_digest"]) not in failed]
-    kept.sort(key=lambda m: (m["role"], order[m["role"], m["architecture_digest"]], m["seed"]))
-    if not kept or kept[0]["role"] != "finalist":
-        raise RuntimeError(f"{len(failed)} finalists, and none could be retrained: {next(iter(failed.values()))}")
-    # Said only now: where none can be retrained it is not for them, and a resumed trial tries again.
-    for (role, digest), error in failed.items():
-        told = {"digest": digest, "role": role, "error": error}
-        _write_once(context, "quarantined", ("phase", "digest", "role"), phase="retrain", **told)
-    if kept[0]["architecture_digest"] != search.best:
-        _write_architecture(context, search.candidates[kept[0]["architecture_digest"]])
-    return kept
-
-
-def _retrain_some(
-    context: Context,
-    wave: Sequence[tuple[Candidate, str]],
-    retrainers: Pool,
-    measured_on: str,
-    done: dict[str, dict[str, Any]],
-    of: int,
-) -> dict[tuple[str, str], str]:
-    """Retrain candidates in their roles with every seed; adds metrics to `done`, returns errors of those that fail."""
-    jobs = []
-    for candidate, role in wave:
-        for seed in range(context.settings.finetune.seeds):
-            # Both may have chosen the same, and no two workers may share a folder.
-            prefix = "random-" if role == "random" else ""
-            folder = context.folder / "finalists" / f"{prefix}{candidate.digest[:8]}-s{seed}"
-            write_job(folder, candidate, seed, measured_on)
-            jobs.append((folder, candidate.digest, role))
-    there = sum((folder / "metrics.json").exists() for folder, _, _ in jobs)
-    context.ledger.write("progress", phase="retrain", done=len(done) + there, of=of)
-    failed: dict[tuple[str, str], str] = {}
-    for outcome in retrainers.map([folder for folder, _, _ in jobs]):
-        folder, digest, role = jobs[outcome.index]
-        refuse(outcome.error)
-        if outcome.error is not None:
-            failed[role, digest] = outcome.error
-            continue
-        if isinstance(outcome.value, OSError):
-            raise outcome.value
-        done[folder.name] = {**outcome.value, "folder": folder.name, "role": role}
-        told = {"done": len(done), "of": of, "role": role, **_scores(outcome.value)}
-        _write_once(context, "finalist", ("architecture_digest", "seed", "role"), phase="retrain", **told)
-    return failed
-
-
-def _write_architecture(context: Context, candidate: Candidate) -> None:
-    _write_once(
-        context,
-        "architecture",
-        ("digest",),
-        architecture=candidate.architecture.to_dict(),
-        digest=candidate.digest,
-        parameters=candidate.parameters,
-        macs=cost_of(context, candidate.architecture).macs,
-    )
-    write_atomically(context.folder / "architecture.json", candidate.architecture.to_json().encode())
-
-
-def _write_once(context: Context, event: str, key: tuple[str, ...], **values: Any) -> None:
-    """Write an event, unless an earlier attempt at the trial wrote it: a resumed search passes by it again."""
-    values = json.loads(json.dumps(values))
-    path = context.ledger.path
-    told = (e for e in read_events(path) if e["event"] == event) if path else ()
-    if not any(all(e[name] == values[name] for name in key) for e in told):
-        context.ledger.write(event, **values)
-
-
-def _scores(metrics: dict[str, Any]) -> dict[str, Any]:
-    names = ("architecture_digest", "seed", "miou", "mf1", "parameters", "retrain_seconds")
-    # A retraining that an older version finished does not say where.
-    return {**{name: metrics[name] for name in names}, "device": metrics.get("device")}

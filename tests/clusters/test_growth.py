@@ -12,8 +12,8 @@ from cluster_profiles import documents, manifests, profile
 from clusters.command import encode
 from clusters.connect import Cluster
 from clusters.growth import VARIABLE, Group, GroupsError, environment_of, groups, labelled, reach
-from orchestrator.growing import gpu_share
 from orchestrator.launch import ResourceSettings
+from orchestrator.placement import gpu_share
 from orchestrator.resources import TooFewResourcesError, check_group
 
 DOUBLE = Path(__file__).resolve().parents[1] / "doubles" / "growing_cluster.py"

@@ -16,13 +16,16 @@ from benchmarks.fault_processes import processes_named
 from models.autonad import AutoNADNet, Room
 from models.hybrid_architecture import HybridArchitecture
 from orchestrator.drawing import draw_trial
-from orchestrator.hybrid import NodeMissing, apart, gpus_for, probe_options, run_trial, serial_hands
+from orchestrator.hybrid import run_trial, serial_hands
+from orchestrator.placement import NodeMissing, apart, gpus_for, probe_options
 from orchestrator.supernet_trainer import SupernetRefused, train_with_ray
+from search import hybrid_workers
 from search.checkpoint import CheckpointMismatch
 from search.context import DeviceMissing
 from search.data.pack import build_pack
 from search.data.readers import open_dataset
 from search.data.synthetic import write_dataset
+from search.divergence import Diverged
 from search.hybrid_settings import (
     EvolutionSettings,
     FinetuneSettings,
@@ -33,7 +36,7 @@ from search.hybrid_settings import (
 from search.hybrid_trial import run_hybrid_trial, train_here
 from search.latency_table import LatencyTable
 from search.ledger import read_events
-from search.methods.autonad import NothingLegal
+from search.limits import NothingLegal
 from search.settings import DataSettings, RuntimeSettings, Settings
 from search.trial import open_context, read_trial
 
@@ -257,15 +260,35 @@ def test_a_finalist_that_cannot_be_retrained_is_left_out_and_the_next_takes_its_
     assert [e["digest"] for e in said if e["event"] == "quarantined"] == [best]
 
 
-def test_where_none_can_be_retrained_the_trial_fails_and_says_why(at_its_end):
-    def job_of(work):
-        def job(place):
-            raise RuntimeError("broke")
+def test_a_finalist_that_diverges_is_left_out_too(at_its_end, finished, monkeypatch):
+    best, here = finished[1]["architecture_digest"], hybrid_workers.run_job
 
-        return job
+    def some(job, *rest):
+        if job.name == f"{best[:8]}-s1":
+            raise Diverged("finetuning: epoch 1: the loss is nan; lower finetune.lr")
+        return here(job, *rest)
 
-    with pytest.raises(RuntimeError, match="none could be retrained: tried 1 time: RuntimeError: broke"):
-        run_hybrid_trial(at_its_end, None, retrained_by(at_its_end, job_of))
+    monkeypatch.setattr("search.hybrid_workers.run_job", some)
+    metrics = run_hybrid_trial(at_its_end, None, retrained_by(at_its_end, lambda work: work))
+    assert [q["digest"] for q in metrics["quarantined"]] == [best]
+    assert metrics["quarantined"][0]["error"] == "finetuning: epoch 1: the loss is nan; lower finetune.lr"
+    assert [f["role"] for f in metrics["finalists"]] == ["finalist", "finalist", "random", "random"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("broke"), "tried 1 time: RuntimeError: broke"),
+        (Diverged("lower finetune.lr"), "lower finetune.lr"),
+    ],
+)
+def test_where_none_can_be_retrained_the_trial_fails_and_says_why(at_its_end, monkeypatch, error, said):
+    def none(*_):
+        raise error
+
+    monkeypatch.setattr("search.hybrid_workers.run_job", none)
+    with pytest.raises(type(error), match=f"finalists, and none could be retrained: {said}"):
+        run_hybrid_trial(at_its_end, None, retrained_by(at_its_end, lambda work: work))
     # For which not they are to blame: a resumed trial tries the same.
     assert not [e for e in read_events(at_its_end / "ledger.jsonl") if e["event"] == "quarantined"]
 
