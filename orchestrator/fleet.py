@@ -27,6 +27,7 @@ from orchestrator.resources import TrialResources
 from orchestrator.runs import trial_folder
 from search.errors import is_disk_full
 from search.secret_texts import without_secrets
+from search.watchdog import beat, watched
 
 _LITTLE = 0.01
 """Tune takes no trial that asks for nothing."""
@@ -41,6 +42,7 @@ def run_fleet(
     retries: int = 2,
     function: str = RUN_TRIAL,
     near: Sequence[str] | None = None,
+    silence_s: float = 0.0,
 ) -> None:
     """Run trials side by side on the connected Ray; returns when each has ended, well or not.
 
@@ -54,6 +56,7 @@ def run_fleet(
         retries: new attempts at a trial that raised or whose process died; bad input is not tried again.
         function: module:function that runs a trial.
         near: ids of the nodes that see the run's folder; None: all do.
+        silence_s: a trial that tells nothing for so long has its process ended, and counts as died; 0: any time.
     """
     each = {"CPU": resources.cpus, "GPU": resources.gpus} if resources.cpus else _a_little(near)
     where = {} if near is None else {"bundle_label_selector": [among(near)]}
@@ -69,6 +72,7 @@ def run_fleet(
                 "run": str(run),
                 "function": function,
                 "gpus": resources.gpus,
+                "silence_s": silence_s,
             },
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=resources.parallel, trial_dirname_creator=lambda trial: trial.trial_id
@@ -113,8 +117,14 @@ def _trainable(config: dict[str, Any]) -> None:
         # Ray leaves all GPUs visible to a worker that was given none.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     folder = trial_folder(Path(config["run"]), config["name"])
+
+    def tell(event: Mapping[str, Any]) -> None:
+        beat()
+        tune.report({"event": event})
+
     try:
-        attempt(folder, config["function"], lambda event: tune.report({"event": event}))
+        with watched(config["silence_s"]):
+            attempt(folder, config["function"], tell)
     except (TrialFailedError, OSError) as failure:
         if not (failure.final if isinstance(failure, TrialFailedError) else is_disk_full(failure)):
             raise

@@ -235,7 +235,9 @@ def _run(
     if near is None:
         await_one(resources, cluster, asked.wait, watch.note)
     on_event = _drawn_at_its_end(run, watch)
-    run_fleet(run, names, resources, on_event, retries=asked.retries, function=function, near=near)
+    # A trial of AutoNAD waits for its workers, which are watched themselves.
+    silence_s = 0.0 if hybrid else launch.runtime.silence
+    run_fleet(run, names, resources, on_event, retries=asked.retries, function=function, near=near, silence_s=silence_s)
 
 
 @contextmanager

@@ -169,8 +169,8 @@ class RuntimeSettings:
     checkpoint_every: int = setting(1, "epochs between checkpoints", unit="epochs", ge=1)
     silence: float = setting(
         3600.0,
-        "AutoNAD with Ray: longest that a retraining may take for an epoch, for what comes before the first or after "
-        "the last; then its worker is ended and replaced and goes on from the checkpoint; 0: any time",
+        "with Ray: longest that a trial of NAS-ASDet or a retraining of AutoNAD may take for an epoch, for what comes "
+        "before the first or after the last; then its process is replaced and goes on from the checkpoint; 0: any time",
         unit="s",
         ge=0,
     )

@@ -25,7 +25,7 @@ def quick(folder: Path, emit=None) -> dict:
 
 
 def chosen(folder: Path, emit=None) -> dict:
-    """Whatever the name of the data set says: fails-.., bad-.., tells-.., dies-.., waits-.., full-..; else quick."""
+    """What the name of the data set says: fails-, bad-, tells-, dies-, waits-, hangs-, full-..., else quick."""
     kind = folder.name.partition("-")[0]
     if kind == "fails":
         quick_start(folder, emit)
@@ -40,6 +40,9 @@ def chosen(folder: Path, emit=None) -> dict:
     if kind == "dies" and not _marked(folder, "died"):
         quick_start(folder, emit)
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "hangs" and not _marked(folder, "hung"):
+        quick_start(folder, emit)
+        time.sleep(10_000)
     if kind == "lost":
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "waits":

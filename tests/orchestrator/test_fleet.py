@@ -16,8 +16,8 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 class Fleet:
     """A fleet in a thread, and what it told."""
 
-    def __init__(self, run: Path, *names: str, retries: int = 1, parallel: int = 2):
-        self.run, self.told = run, []
+    def __init__(self, run: Path, *names: str, retries: int = 1, parallel: int = 2, silence_s: float = 0.0):
+        self.run, self.told, self.silence_s = run, [], silence_s
         resources = TrialResources(1, 0, parallel)
         self._thread = threading.Thread(target=self._fleet, args=(list(names), resources, retries))
         self._thread.start()
@@ -28,7 +28,9 @@ class Fleet:
         def tell(name, event):
             self.told.append((name, event["event"]))
 
-        run_fleet(self.run, names, resources, tell, retries=retries, function="trial_doubles:chosen")
+        run_fleet(
+            self.run, names, resources, tell, retries=retries, function="trial_doubles:chosen", silence_s=self.silence_s
+        )
 
     def join(self):
         self._thread.join(120)
@@ -72,6 +74,12 @@ def test_failures_stay_with_their_trials(make_run):
     assert texts["bad"].startswith("image kos01: truncated\n")
     assert texts["lost"].startswith("the process of the trial ended: The actor died")
     assert {name for name, event in told if event == "failed"} == {"fails-s0", "bad-s0", "lost-s0"}
+
+
+def test_a_worker_that_hangs_is_ended_and_begun_again(make_run):
+    told = Fleet(make_run("hangs"), "hangs-s0", silence_s=3.0).join()
+    assert [event for _, event in told].count("retried") == 1
+    assert told[-1] == ("hangs-s0", "finished")
 
 
 def test_a_killed_worker_is_begun_again_and_ends_well(make_run):
