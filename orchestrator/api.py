@@ -374,8 +374,8 @@ def track(
         raise TrackingError(f"{run}: not everything could be sent ({error}); try again later") from error
 
 
-def ui(*, runs: Path = RUNS, port: int = 5000, host: str = "127.0.0.1") -> "subprocess.Popen[bytes]":
-    """Begin to serve the MLflow UI on the store beside the runs; returns the server's process.
+def ui(*, runs: Path = RUNS, port: int = 5000, host: str = "127.0.0.1") -> tuple["subprocess.Popen[bytes]", str]:
+    """Begin to serve the MLflow UI on the store beside the runs; returns the server's process and the page to open.
 
     Args:
         runs: the folder of runs.
@@ -386,7 +386,7 @@ def ui(*, runs: Path = RUNS, port: int = 5000, host: str = "127.0.0.1") -> "subp
         NoStoreError: no run has been tracked beside these runs.
         PortInUseError: something listens on the port.
     """
-    from orchestrator.tracking import ENVIRONMENT, ui_command
+    from orchestrator.tracking import ENVIRONMENT, embedded_uri, newest_experiment, ui_command
 
     if not (runs / "mlflow.db").is_file():
         raise NoStoreError(f"{runs}: no MLflow store there (mlflow.db); it begins with the first tracked run")
@@ -396,7 +396,11 @@ def ui(*, runs: Path = RUNS, port: int = 5000, host: str = "127.0.0.1") -> "subp
             probe.bind((host, port))
         except OSError as error:
             raise PortInUseError(f"--port {port} on {host}: {error.strerror}; choose another") from error
-    return subprocess.Popen(ui_command(runs, port, host), env={**ENVIRONMENT, **os.environ})
+    experiment = newest_experiment(embedded_uri(runs))
+    # MLflow would open with its pages for language models, and does so again from its list of experiments.
+    page = f"experiments/{experiment}/runs" if experiment else "experiments"
+    url = f"http://{host}:{port}/#/{page}?workflowType=machine_learning"
+    return subprocess.Popen(ui_command(runs, port, host), env={**ENVIRONMENT, **os.environ}), url
 
 
 def data_check(path: Path, *, reader: str = "auto", sheet: Path | None = None, split: Path | None = None) -> "Report":

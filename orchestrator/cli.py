@@ -404,13 +404,15 @@ def ui(
     from orchestrator import api
     from orchestrator.interrupts import interruptible
 
-    with interruptible(), api.ui(runs=runs, port=port, host=host) as server:
-        print(f"MLflow UI at http://{host}:{port} (Ctrl-C ends it)", file=sys.stderr)
-        try:
-            code = server.wait()
-        except KeyboardInterrupt:
-            server.terminate()
-            code = 0
+    with interruptible():
+        process, url = api.ui(runs=runs, port=port, host=host)
+        print(f"MLflow UI at {url} (Ctrl-C ends it)", file=sys.stderr)
+        with process:
+            try:
+                code = process.wait()
+            except KeyboardInterrupt:
+                process.terminate()
+                code = 0
     raise typer.Exit(code)
 
 

@@ -46,6 +46,7 @@ __all__ = [
     "TrackingUriError",
     "catch_up",
     "embedded_uri",
+    "newest_experiment",
     "resolve_uri",
     "ui_command",
 ]
@@ -80,6 +81,17 @@ def catch_up(run: Path, uri: str, experiment: str = "defectnas") -> int:
     finally:
         remember(run, without_secrets(uri), follower.position())
     return follower.sent_events
+
+
+def newest_experiment(uri: str) -> str | None:
+    """Return the id of the experiment that was made last, None where there is none but MLflow's own.
+
+    Args:
+        uri: tracking URI as `resolve_uri` returns it.
+    """
+    client = _import_mlflow().MlflowClient(tracking_uri=with_password(uri))
+    newest = client.search_experiments(max_results=1, order_by=["creation_time DESC"])
+    return newest[0].experiment_id if newest and newest[0].name != "Default" else None
 
 
 class Tracker:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,6 +32,7 @@ from synthetic_ledgers import append_ledger, finish_trial, make_events, make_run
 
 from benchmarks.fault_launches import kill_while_writing
 from benchmarks.fault_store import missing_in_store
+from orchestrator import api
 from orchestrator.ledger_reader import LedgerTail
 from orchestrator.tracking import (
     ENVIRONMENT,
@@ -88,6 +90,14 @@ def killed_while_it_writes(server: subprocess.Popen[bytes], runs: Path, tracker:
             killed = kill_while_writing(server, database_file(embedded_uri(runs)), over.is_set)
             timer.cancel()
     return killed
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -414,6 +424,20 @@ def test_a_server_that_starts_late_hangs_and_is_killed_while_it_writes_gets_ever
         assert {"pictures/part_1.png", "drawings/cells.png"} <= artifacts(uri, child)
         assert catch_up(run, uri) == 0
     assert trial_run(embedded_uri(runs), "KSDD-s0").info.run_id == child.info.run_id
+
+
+def test_the_ui_is_served_and_its_page_is_that_of_the_newest_experiment(runs: Path) -> None:
+    catch_up(make_run(runs, trials=[("KSDD", 0)]), embedded_uri(runs))
+    catch_up(make_run(runs, trials=[("KSDD", 1)], name="later"), embedded_uri(runs), "line 2")
+    port = free_port()
+    process, url = api.ui(runs=runs, port=port)
+    with process:
+        try:
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), "the server is there", 120)
+        finally:
+            process.terminate()
+    newest = client_of(embedded_uri(runs)).get_experiment_by_name("line 2").experiment_id
+    assert url == f"http://127.0.0.1:{port}/#/experiments/{newest}/runs?workflowType=machine_learning"
 
 
 def test_no_secret_reaches_the_store(runs: Path) -> None:
