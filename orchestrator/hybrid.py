@@ -26,7 +26,7 @@ from orchestrator.nodes import (
     nodes_that_see,
     retrainer_on_node,
 )
-from orchestrator.placement import apart, boards, gpu_share, gpus_for, placed, probe_options
+from orchestrator.placement import apart, boards, cpu_share, gpu_share, gpus_for, placed, probe_options
 from orchestrator.resources import TooFewResourcesError
 from search.context import Context
 from search.finetune import Weights
@@ -36,7 +36,6 @@ from search.ledger import Emit
 from search.trial import read_trial
 
 _RETRIES = 2
-_DRIVERS = 0.1
 _SETTLE_S = 60.0
 _FETCH_S = 600.0
 _ANYWHERE = {"scheduling_strategy": "SPREAD"}
@@ -164,7 +163,7 @@ def ray_hands(context: Context) -> Hands:
         with ray_pool(
             partial(on_node, room.ticket, make_worker),
             actors=actors,
-            cpus=0 if there or measures else float(min(context.threads, room.cpus)),
+            cpus=0 if there or measures else cpu_share(actors, context.threads, room.cpus),
             gpus=gpus_each,
             threads=context.threads,
             retries=_RETRIES,
@@ -189,8 +188,7 @@ def ray_hands(context: Context) -> Hands:
         if room.workers == 1 and not room.gpus:
             train_here(context)
             return
-        # What drives holds a little of one CPU; a group that asked for all of them would wait for ever.
-        each = min(1.0, (room.cpus - _DRIVERS) / room.workers)
+        each = cpu_share(room.workers, 1, room.cpus)
         if not room.kept:
             await_workers(room.workers, each, int(bool(room.gpus)), room.wait_s, say, room.least)
         far = room.ticket if room.blind and not room.kept else None

@@ -11,6 +11,8 @@ SLOT = "latency_slot"
 """Custom resource of a node that lets one latency be measured on it at a time."""
 
 _SCORERS_SHARE, _PROBES_SHARE = 0.6, 0.4
+_DRIVERS = 0.1
+"""CPUs left to who drives trials, a little each."""
 
 
 class NodeMissing(InputError):
@@ -29,6 +31,19 @@ def gpu_share(measures: bool, scorers: int, gpus: int) -> float:
         gpus: of the cluster, at least 1.
     """
     return _PROBES_SHARE if measures else _SCORERS_SHARE / math.ceil(scorers / gpus)
+
+
+def cpu_share(workers: int, threads: int, cpus: int) -> float:
+    """Return the CPUs that one worker holds where all are to run at once, beside who drives the trial.
+
+    As many as it has threads would leave one of them without a place for ever: what drives holds a little of a CPU.
+
+    Args:
+        workers: how many there are.
+        threads: of each.
+        cpus: of all nodes that they may use.
+    """
+    return min(float(threads), (cpus - _DRIVERS) / workers)
 
 
 def gpus_for(setting: str, device: str, there: int) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.fault_processes import processes_named
+from clusters.executor import ray_pool
 from models.autonad import AutoNADNet, Room
 from models.hybrid_architecture import HybridArchitecture
 from orchestrator.drawing import draw_trial
 from orchestrator.hybrid import run_trial, serial_hands
-from orchestrator.placement import NodeMissing, apart, gpus_for, probe_options
+from orchestrator.placement import NodeMissing, apart, cpu_share, gpus_for, probe_options
 from orchestrator.supernet_trainer import SupernetRefused, train_with_ray
 from search import hybrid_workers
 from search.checkpoint import CheckpointMismatch
@@ -339,6 +341,32 @@ def test_gpus_are_used_as_the_device_says_and_never_missed_silently():
     assert [gpus_for("runtime.device", device, 0) for device in ("auto", "cpu")] == [0, 0]
     with pytest.raises(DeviceMissing, match=r"latency.device: cuda; the nodes .* have no GPU"):
         gpus_for("latency.device", "cuda", 0)
+
+
+def test_as_many_workers_as_cpus_run_at_once_beside_who_drives(ray_session, tmp_path):
+    import ray
+
+    class Driver:
+        pass
+
+    def waits_for_the_others():
+        (tmp_path / str(os.getpid())).touch()
+
+        def work(_):
+            until = time.monotonic() + 60
+            while len(list(tmp_path.iterdir())) < 4:
+                if time.monotonic() > until:
+                    raise RuntimeError("the others have no place")
+                time.sleep(0.05)
+
+        return work
+
+    driver = ray.remote(num_cpus=0.01)(Driver).remote()
+    ray.get(driver.__ray_ready__.remote())
+    with ray_pool(waits_for_the_others, actors=4, cpus=cpu_share(4, 1, 4), retries=0) as pool:
+        assert [outcome.error for outcome in pool.map(range(4))] == [None] * 4
+    ray.kill(driver)
+    assert cpu_share(1, 2, 8) == 2
 
 
 def test_a_board_with_a_slot_is_left_alone_by_all_that_does_not_measure(monkeypatch, ray_session):
