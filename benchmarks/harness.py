@@ -19,16 +19,22 @@ Part = Callable[[argparse.Namespace, torch.device], dict[str, Any]]
 def interleaved(
     runs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """Return milliseconds per name: median, least and most of `rounds` after one warm-up, taken in turn."""
+    """Return milliseconds per name: median, least and most of `rounds`, taken in turn.
+
+    Each is run once unseen before it is timed: it would find the caches and the memory of the one before it, which
+    costs the fastest the most.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
+    for _ in range(rounds):
         for name, run in runs.items():
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             start = time.perf_counter()
             run()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            if number:
-                seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.perf_counter() - start)
     return {
         name: {"median_ms": 1e3 * statistics.median(s), "min_ms": 1e3 * min(s), "max_ms": 1e3 * max(s)}
         for name, s in seconds.items()
