@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from orchestrator.tracking_costs import processor_seconds_of
 from orchestrator.tracking_store import FINALIST_TAG, TRIAL_TAG
 from orchestrator.tracking_values import epoch_points, generation_points, result_values
 from search.ledger import read_events
@@ -41,10 +42,14 @@ def missing_in_store(uri: str, trial: Path) -> list[str]:
 
 def _told(folder: Path) -> dict[str, Counter[tuple[int, float]]]:
     """Return the points (step, value) that the files of a trial or finalist give, by metric."""
-    points = []
+    points, started = [], {}
     for event in read_events(folder / "ledger.jsonl"):
-        points += epoch_points(event) if event["event"] == "epoch" else []
-        points += generation_points(event) if event["event"] == "generation" else []
+        if event["event"] == "started":
+            started = event
+        elif event["event"] == "epoch":
+            points += epoch_points(event)
+        elif event["event"] == "generation":
+            points += generation_points(event, processor_seconds_of(event, started))
     told: dict[str, Counter[tuple[int, float]]] = {}
     for point in points:
         told.setdefault(point.key, Counter())[(point.step, point.value)] += 1
