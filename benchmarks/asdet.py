@@ -107,7 +107,7 @@ def _count(run: Callable[[], None], device: torch.device) -> int:
         run()
     events = profiler.events() or []
     if device.type == "cuda":
-        return sum(e.device_type == torch.autograd.DeviceType.CUDA for e in events)
+        return sum(e.device_type.name == "CUDA" for e in events)
     return sum(_kernels(event) for event in events if event.cpu_parent is None)
 
 
@@ -136,7 +136,11 @@ def inference(arguments: argparse.Namespace, device: torch.device) -> dict[str, 
 
             return once
 
-        ways = {"plain": network.as_written, "low-resolution fusion": network, "inference": InferenceNet(network)}
+        ways: dict[str, Callable[[Tensor], Tensor]] = {
+            "plain": network.as_written,
+            "low-resolution fusion": network,
+            "inference": InferenceNet(network),
+        }
         group = f"{size} px, architecture {seed}"
         found[group] = interleaved({k: run(v) for k, v in ways.items()}, arguments.rounds, device)
         _compare(found[group], "median_ms")

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from benchmarks.fault_processes import (
 )
 from benchmarks.fault_trials import (
     NAME,
+    Broken,
     Ground,
     Verdict,
     cluster,
@@ -121,10 +122,10 @@ def store_full(ground: Ground, name: str, generator: Random) -> Verdict:
     from orchestrator.attempt import RUN_HYBRID, TrialFailedError, attempt
 
     full = (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)
-    folder, held, refused = _for_two(ground.trial(name)), [], 0
+    folder, held, refused = _for_two(ground.trial(name)), list[Any](), 0
     number = generator.randint(2, _LAST_EPOCH)
 
-    def emit(said: dict[str, Any]) -> None:
+    def emit(said: Mapping[str, Any]) -> None:
         nonlocal refused
         if said["event"] == "epoch" and said["epoch"] == number and not held:
             for size in (5_000_000, 100_000, 10_000):
@@ -167,14 +168,14 @@ def retraining_hangs(ground: Ground, name: str, generator: Random) -> Verdict:
     whole = ground.whole / "trials" / NAME
     digest = generator.choice([path.name[:8] for path in (whole / "finalists").iterdir()])
     changes = {"runtime": {"silence": 40}}
-    folder, _ = _with_faulty(ground, name, {"fault": "hang", "digest": digest, "kind": "retrain"}, changes)
+    folder, _ = _with_faulty(ground, name, Broken("hang", digest, "retrain"), changes)
     return judge(ground, folder)
 
 
 def finalist_poisonous(ground: Ground, name: str, generator: Random) -> Verdict:
     """The winner kills every retrainer that it is given to; the next of the ranking takes its place."""
     best = json.loads((ground.whole / "trials" / NAME / "candidates.json").read_text())["best"]
-    folder, said = _with_faulty(ground, name, {"fault": "poison", "digest": best, "kind": "retrain"}, {})
+    folder, said = _with_faulty(ground, name, Broken("poison", best, "retrain"), {})
     metrics = json.loads((folder / "metrics.json").read_text())
     named = [lost["digest"] for lost in metrics["quarantined"]]
     if named != [best] or said.count("quarantined") != 1:
@@ -190,7 +191,7 @@ def checkpoint_damaged(ground: Ground, name: str, generator: Random, *, how: str
 
     folder, last = ground.trial(name), generator.randint(2, _LAST_EPOCH - 1)
 
-    def cut(event: dict[str, Any]) -> None:
+    def cut(event: Mapping[str, Any]) -> None:
         if event["event"] == "epoch" and event["epoch"] == last + 1:
             raise Cut
 
@@ -251,7 +252,7 @@ def _on_cluster(
     done: Future[None] | None = None
     with cluster(2) as (made, nodes), ThreadPoolExecutor(1) as beside:
 
-        def emit(said: dict[str, Any]) -> None:
+        def emit(said: Mapping[str, Any]) -> None:
             nonlocal seen, done
             if said["event"] == end:
                 over.set()
@@ -275,7 +276,7 @@ def _faulty(ground: Ground, name: str, generator: Random, fault: str) -> Verdict
     best = json.loads((whole / "candidates.json").read_text())["best"]
     digests = [json.loads(line)["digest"] for line in (whole / "candidates.jsonl").read_text().splitlines()]
     digest = generator.choice([d for d in digests[:8] if d != best])
-    folder, said = _with_faulty(ground, name, {"fault": fault, "digest": digest}, {"evolution": {"timeout": 5}})
+    folder, said = _with_faulty(ground, name, Broken(fault, digest), {"evolution": {"timeout": 5}})
     if fault == "poison" and said.count("quarantined") != 1:
         raise RuntimeError("the candidate was not named")
     verdict = judge(ground, folder)
@@ -287,7 +288,7 @@ def _faulty(ground: Ground, name: str, generator: Random, fault: str) -> Verdict
 
 
 def _with_faulty(
-    ground: Ground, name: str, fault: dict[str, str], changes: dict[str, dict[str, Any]]
+    ground: Ground, name: str, broken: Broken, changes: dict[str, dict[str, Any]]
 ) -> tuple[Path, list[str]]:
     """Run a trial with `faulty_hands` on a cluster; returns its folder and the kinds of its events."""
     from orchestrator.hybrid import ray_hands
@@ -295,9 +296,8 @@ def _with_faulty(
 
     folder, said = ground.trial(name, **changes), list[str]()
     with cluster(2):
-        run_hybrid_trial(
-            folder, lambda event: said.append(event["event"]), partial(faulty_hands, of=ray_hands, **fault)
-        )
-    if fault["fault"] == "hang" and not (folder / "fault.mark").exists():
+        hands = partial(faulty_hands, of=ray_hands, broken=broken)
+        run_hybrid_trial(folder, lambda event: said.append(event["event"]), hands)
+    if broken.how == "hang" and not (folder / "fault.mark").exists():
         raise RuntimeError("no worker hung")
     return folder, said

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from safetensors.torch import load_file
 
@@ -144,6 +146,7 @@ def tracker_killed(ground: Ground, name: str, generator: Random) -> Verdict:
         time.sleep(5.0)
         server = serve()
         _end(process)
+        wait_for(lambda: _listens(port), lambda: server.poll() is not None)
         _end(defectnas("track", folder.parents[1].name, "--runs", runs))
         if wrong := missing_in_store(uri, folder):
             raise RuntimeError("; ".join(wrong))
@@ -152,9 +155,14 @@ def tracker_killed(ground: Ground, name: str, generator: Random) -> Verdict:
         _end_group(server.pid)
 
 
+def _listens(port: int) -> bool:
+    with socket.socket() as there:
+        return there.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def _moved(
-    ground: Ground, name: str, generator: Random, method: str, settings: dict, event: str, count: int
+    ground: Ground, name: str, generator: Random, method: str, settings: dict[str, Any], event: str, count: int
 ) -> Iterator[Path]:
     """Search on a cluster whose head computes nothing, and remove the node of the trial; yields the trial's folder."""
     runs = ground.root / name

@@ -225,23 +225,28 @@ def _make_recorded(make_worker: Any, latencies: Path, folder: Path) -> Callable[
     return measure
 
 
-def faulty_hands(
-    context: Context, *, of: Callable[[Context], Hands], fault: str, digest: str, kind: str = "score"
-) -> Hands:
-    """Return hands whose workers fail at one subnet: "hang" once, or "poison", dying of it each time.
+@dataclass(frozen=True)
+class Broken:
+    """How workers fail at one subnet.
 
-    Args:
-        context: of the trial.
-        of: returns the hands to change.
-        fault: what happens.
+    Attributes:
+        how: "hang" once, or "poison", dying of it each time.
         digest: of the subnet.
         kind: of the workers: "score" or "retrain".
     """
+
+    how: str
+    digest: str
+    kind: str = "score"
+
+
+def faulty_hands(context: Context, *, of: Callable[[Context], Hands], broken: Broken) -> Hands:
+    """Return the hands that `of` returns, with workers that fail."""
     hands = of(context)
 
     def pool(make_worker: Any, asked: str) -> Any:
-        broken = partial(_make_faulty, make_worker, fault, digest, context.folder / "fault.mark")
-        return hands.pool(broken if asked == kind else make_worker, asked)
+        failing = partial(_make_faulty, make_worker, broken.how, broken.digest, context.folder / "fault.mark")
+        return hands.pool(failing if asked == broken.kind else make_worker, asked)
 
     return Hands(hands.train, pool, hands.share)
 

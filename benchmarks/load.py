@@ -107,7 +107,8 @@ def load(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     weights = ray.put(np.zeros(SUPERNET_BYTES, dtype=np.uint8))
     start = time.perf_counter()
     ready, trial = folder / "ready", folder / "trial"
-    ready.mkdir(), trial.mkdir()
+    ready.mkdir()
+    trial.mkdir()
     make, each = workers(weights, arguments.sleep_ms / 1e3, ready), CPUS / 2 / arguments.actors
     with (
         ray_pool(make, actors=arguments.actors, cpus=each, timeout_s=600) as scorers,

@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.result import give
 from orchestrator.config import Layer, data_sets_layer, file_layer, resolve, set_layer
@@ -25,7 +25,7 @@ from search.scoring import Scorer
 from search.settings import Settings
 from search.trial import open_context
 
-SCHEMES = ("cross", "entangled", "classical")
+SCHEMES: tuple[Literal["cross", "entangled", "classical"], ...] = ("cross", "entangled", "classical")
 
 
 def score_subnets(settings: Settings, data: Path, folder: Path, subnets: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from models.hybrid_architecture import HybridArchitecture
 from search.hybrid_settings import EvolutionSettings
 from search.population import Outcome
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "at once": {"population": 10_000, "generations": 1},
     "1,000 each": {"population": 1_000, "generations": 10, "children": 1_000},
     "100, then 20": {"population": 100, "generations": 496, "children": 20},
@@ -115,8 +115,13 @@ class Metered:
     def __init__(self, backend: VirtualBackend):
         self.cpu_s = 0.0
         self.now = backend.now
-        for name in ("new_actor", "start", "answer", "call", "wait", "reply", "kill"):
-            setattr(self, name, self._noting(getattr(backend, name)))
+        self.new_actor = self._noting(backend.new_actor)
+        self.start = self._noting(backend.start)
+        self.answer = self._noting(backend.answer)
+        self.call = self._noting(backend.call)
+        self.wait = self._noting(backend.wait)
+        self.reply = self._noting(backend.reply)
+        self.kill = self._noting(backend.kill)
 
     def _noting(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def noting(*arguments: Any) -> Any:

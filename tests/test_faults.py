@@ -1,7 +1,7 @@
 """What the benchmark of faults makes of what it sees.
 
-Whole searches are disturbed by `python -m benchmarks.faults`, most kinds once by `.ci/run`: on several nodes that are
-real processes, against a search that nothing disturbs.
+Whole searches are disturbed by `pytest -m faults` (`test_disturbed_searches.py`): on several nodes that are real
+processes, against a search that nothing disturbs.
 """
 
 import random
