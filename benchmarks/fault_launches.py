@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.request import urlopen
 
 from safetensors.torch import load_file
 
@@ -146,7 +146,7 @@ def tracker_killed(ground: Ground, name: str, generator: Random) -> Verdict:
         time.sleep(5.0)
         server = serve()
         _end(process)
-        wait_for(lambda: _listens(port), lambda: server.poll() is not None)
+        wait_for(lambda: _answers(uri), lambda: server.poll() is not None)
         _end(defectnas("track", folder.parents[1].name, "--runs", runs))
         if wrong := missing_in_store(uri, folder):
             raise RuntimeError("; ".join(wrong))
@@ -155,9 +155,13 @@ def tracker_killed(ground: Ground, name: str, generator: Random) -> Verdict:
         _end_group(server.pid)
 
 
-def _listens(port: int) -> bool:
-    with socket.socket() as there:
-        return there.connect_ex(("127.0.0.1", port)) == 0
+def _answers(uri: str) -> bool:
+    """Return whether an MLflow server answers; it listens some time before its workers are there."""
+    try:
+        with urlopen(f"{uri}/health", timeout=10.0):
+            return True
+    except OSError:
+        return False
 
 
 @contextmanager
