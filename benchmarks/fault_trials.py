@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -184,20 +183,36 @@ def cluster(
     import ray  # isort: skip
     from ray.cluster_utils import Cluster
 
-    # In a folder of its own, or a search beside it would take it for one that was begun by `ray start`.
-    folder = tempfile.mkdtemp(prefix="dn-", dir="/tmp")
-    first = {"num_cpus": 1, "include_dashboard": False, "temp_dir": folder, **each, **(head or {})}
-    made = Cluster(initialize_head=True, head_node_args=first)
+    first = {"num_cpus": 1, "include_dashboard": False, **each, **(head or {})}
+    with tempfile.TemporaryDirectory(prefix="dn-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        with _address_file_in(folder):
+            made = Cluster(initialize_head=True, head_node_args=first)
+        try:
+            added = [made.add_node(num_cpus=1, labels={"defectnas/fault": "yes"}, **each) for _ in range(nodes)]
+            if connect:
+                ray.init(address=made.address, logging_level=logging.ERROR, log_to_driver=False)
+                made.wait_for_nodes()
+            yield made, added
+        finally:
+            ray.shutdown()
+            with _address_file_in(folder):
+                made.shutdown()
+
+
+@contextmanager
+def _address_file_in(folder: str) -> Iterator[None]:
+    """Let a simulated cluster keep its files in a folder, also the one by which a search beside it would find it.
+
+    `Cluster` writes that file where `ray start` does, whatever its nodes are told, and fails where that folder is not.
+    """
+    before = os.environ.get("RAY_TMPDIR")
+    os.environ["RAY_TMPDIR"] = folder
     try:
-        added = [made.add_node(num_cpus=1, labels={"defectnas/fault": "yes"}, **each) for _ in range(nodes)]
-        if connect:
-            ray.init(address=made.address, logging_level=logging.ERROR, log_to_driver=False)
-            made.wait_for_nodes()
-        yield made, added
+        yield
     finally:
-        ray.shutdown()
-        made.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        del os.environ["RAY_TMPDIR"]
+        if before is not None:
+            os.environ["RAY_TMPDIR"] = before
 
 
 def recorded_hands(context: Context, *, of: Callable[[Context], Hands], latencies: Path) -> Hands:
