@@ -15,7 +15,20 @@ from urllib.request import urlopen
 
 from safetensors.torch import load_file
 
-from benchmarks.fault_processes import Missed, caught, node_of, remove, wait_for
+from benchmarks.fault_processes import (
+    POOL,
+    TRAINING,
+    Missed,
+    below_process,
+    caught,
+    gcs_and_raylet,
+    node_of,
+    processes_named,
+    raylet,
+    remove,
+    still_there,
+    wait_for,
+)
 from benchmarks.fault_store import missing_in_store
 from benchmarks.fault_trials import (
     NAME,
@@ -29,6 +42,8 @@ from benchmarks.fault_trials import (
     judge,
     search,
 )
+
+_ORPHANS_S = 20.0
 
 
 def driver_killed(ground: Ground, name: str, generator: Random) -> Verdict:
@@ -55,6 +70,35 @@ def driver_killed(ground: Ground, name: str, generator: Random) -> Verdict:
             _end_group(process.pid)
     verdict = judge(ground, next(runs.glob(f"*/trials/{NAME}")))
     return Verdict(verdict.survived, verdict.lost, verdict.same, "alone" if alone else "with its processes")
+
+
+def head_lost(ground: Ground, name: str, generator: Random) -> Verdict:
+    """The head goes, with the command and all else on it, while the other nodes live on; a new cluster goes on."""
+    runs = ground.root / name
+    event, count = generator.choice([("epoch", 2), ("epoch", 4), ("generation", 1), ("architecture", 1)])
+    with cluster(2, connect=False) as (made, _), cluster(2, connect=False) as (other, _):
+        process = search(ground.data, runs, ground.settings(), "--cluster", made.address, "--workers", "2")
+        folder = _trial_of(runs, process)
+        wait_for(lambda: _count(folder, event) >= count, lambda: process.poll() is not None)
+        # Ray would end what the command has begun, if it heard of its end.
+        head = [*gcs_and_raylet(made.head_node), process.pid]
+        for pid in head:
+            os.kill(pid, signal.SIGSTOP)
+        lost = below_process(raylet(made.head_node))
+        where = "head" if _holder(folder) in lost else "another node"
+        orphans = {_holder(folder), *processes_named(TRAINING), *processes_named(POOL)} - lost
+        if (folder / "metrics.json").exists():
+            _end_group(process.pid)
+            raise Missed("the search had ended")
+        remove(made, made.head_node)
+        _end_group(process.pid)
+        process.wait()
+        # Long before their node, which notices after a minute.
+        if left := still_there(orphans, _ORPHANS_S):
+            raise RuntimeError(f"{len(left)} of {len(orphans)} processes went on without a driver")
+        _end(defectnas("resume", folder.parents[1].name, "--runs", runs, "--quiet", "--cluster", other.address))
+    verdict = judge(ground, folder)
+    return Verdict(verdict.survived, verdict.lost, verdict.same, f"{event} {count}, trial on {where}")
 
 
 def second_driver(ground: Ground, name: str, generator: Random) -> Verdict:

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ LONGEST_S = 120.0
 SCORING = "ray::_Host.call"
 """Title of an actor of a pool while it is at an item; before and after the title ends with `_Host`."""
 TRAINING = "ray::RayTrainWorker"
+POOL = "ray::_Host"
+"""Title of an actor of a pool, whether at an item or not."""
 
 _LOOK_S = 0.1
 
@@ -127,6 +129,19 @@ def remove(made: Any, node: Any) -> None:
 def raylet(node: Any) -> int:
     """Return the process below which all others of a node of a simulated cluster run."""
     return int(node.all_processes["raylet"][0].process.pid)
+
+
+def still_there(pids: Collection[int], within_s: float) -> list[int]:
+    """Return those of some processes that have not ended within a time."""
+    until = time.monotonic() + within_s
+    while (left := [pid for pid in pids if _title(pid)]) and time.monotonic() < until:
+        time.sleep(0.1)
+    return left
+
+
+def gcs_and_raylet(head: Any) -> list[int]:
+    """Return the processes by which the head of a simulated cluster hears of the others."""
+    return [int(head.all_processes[name][0].process.pid) for name in ("gcs_server", "raylet")]
 
 
 def _is_frozen(pid: int) -> bool:

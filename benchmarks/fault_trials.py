@@ -150,6 +150,8 @@ def judge(ground: Ground, folder: Path) -> Verdict:
     first, second = (json.loads((f / "metrics.json").read_text()) for f in (whole, folder))
     asked, found = (_scores(f / "candidates.jsonl") for f in (whole, folder))
     same = asked == found and all(first[k] == second[k] for k in ("architecture_digest", "miou", "mf1", "iou"))
+    # Told once each, also where two processes might have written.
+    same = same and _epochs(whole) == _epochs(folder)
     return Verdict(True, len(asked.keys() - found.keys()), same)
 
 
@@ -160,8 +162,15 @@ def events_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def _scores(path: Path) -> dict[str, Any]:
-    rows = map(json.loads, path.read_text().splitlines())
-    return {c["digest"]: (c["number"], (c["score"] or {}).get("miou")) for c in rows}
+    rows = list(map(json.loads, path.read_text().splitlines()))
+    scores = {c["digest"]: (c["number"], (c["score"] or {}).get("miou")) for c in rows}
+    if len(scores) < len(rows):
+        raise RuntimeError(f"{path}: a candidate is in it twice")
+    return scores
+
+
+def _epochs(folder: Path) -> list[tuple[str, int]]:
+    return [(e["phase"], e["epoch"]) for e in events_of(folder) if e["event"] == "epoch"]
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from ray import tune
 
 from orchestrator.attempt import RUN_TRIAL, Listener, TrialFailedError, attempt, full_disk_line, write_failure
 from orchestrator.nodes import among
+from orchestrator.orphans import end_with
 from orchestrator.resources import TrialResources
 from orchestrator.runs import trial_folder
 from search.errors import is_disk_full
@@ -116,6 +117,7 @@ def _trainable(config: dict[str, Any]) -> None:
     if config["gpus"] == 0:
         # Ray leaves all GPUs visible to a worker that was given none.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    end_with(Path(config["run"]) / "lock")
     folder = trial_folder(Path(config["run"]), config["name"])
 
     def tell(event: Mapping[str, Any]) -> None:

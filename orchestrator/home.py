@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.files import write_atomically
 from orchestrator.nodes import Ticket, materialise
+from orchestrator.orphans import end_with
 from orchestrator.trees import check_inside
 
 _STATE = ("ledger.jsonl", "checkpoint/*.safetensors", "checkpoint/*.json", "supernet.safetensors")
@@ -23,6 +24,7 @@ class Home:
 
     def __init__(self, folder: Path):
         self._folder = folder
+        end_with(folder / "lock")
 
     def state(self) -> dict[str, bytes]:
         """Return the files that a training goes on from."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.files import write_atomically
+from orchestrator.orphans import end_with
 from search.errors import InputError
 from search.watchdog import watched
 
@@ -108,11 +109,14 @@ def among(nodes: Sequence[str]) -> dict[str, str]:
 def materialise(ticket: Ticket) -> Path:
     """Return a folder from which a worker of a trial can be made on this node: the trial's own, or one made here.
 
+    A process that works in the trial's own ends soon after the process that drives the trial.
+
     Raises:
         NoSharedDiskError: this node does not see the trial, and there is no store to fetch its pack from.
         InputError: the store does not have the pack, or is away.
     """
     if sees(ticket.folder, ticket.token):
+        end_with(ticket.folder / "lock")
         return ticket.folder
     trial: dict[str, Any] = json.loads(ticket.trial)
     storage: Mapping[str, str] | None = trial.get("storage")

@@ -25,6 +25,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from orchestrator.home import Sent, home_of, materialise_state
 from orchestrator.nodes import Ticket
+from orchestrator.orphans import end_with
 from search.checkpoint import load_checkpoint
 from search.context import Context
 from search.errors import InputError, disk_full, is_disk_full
@@ -130,7 +131,9 @@ def _loop(config: dict[str, Any]) -> tuple[str, str] | None:
     from search.trial import open_context, read_trial
 
     folder, sent = Path(config["folder"]), Sent()
-    if config["far"] is not None:
+    if config["far"] is None:
+        end_with(folder / "lock")
+    else:
         folder, sent = materialise_state(config["far"], config["home"])
     problem = ""
     try:
