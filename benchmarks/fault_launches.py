@@ -81,18 +81,16 @@ def head_lost(ground: Ground, name: str, generator: Random) -> Verdict:
         folder = _trial_of(runs, process)
         wait_for(lambda: _count(folder, event) >= count, lambda: process.poll() is not None)
         # Ray would end what the command has begun, if it heard of its end.
-        head = [*gcs_and_raylet(made.head_node), process.pid]
-        for pid in head:
+        for pid in (*gcs_and_raylet(made.head_node), process.pid):
             os.kill(pid, signal.SIGSTOP)
         lost = below_process(raylet(made.head_node))
         where = "head" if _holder(folder) in lost else "another node"
         orphans = {_holder(folder), *processes_named(TRAINING), *processes_named(POOL)} - lost
-        if (folder / "metrics.json").exists():
-            _end_group(process.pid)
-            raise Missed("the search had ended")
         remove(made, made.head_node)
         _end_group(process.pid)
         process.wait()
+        if (folder / "metrics.json").exists():
+            raise Missed("the search had ended")
         # Long before their node, which notices after a minute.
         if left := still_there(orphans, _ORPHANS_S):
             raise RuntimeError(f"{len(left)} of {len(orphans)} processes went on without a driver")
